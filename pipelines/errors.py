@@ -1,0 +1,37 @@
+"""What can go wrong on purpose, and the exit code that each kind of trouble ends with."""
+
+from collections.abc import Sequence
+
+
+class InputError(ValueError):
+    """Bad usage, settings or input (exit 2): the message names the file, row, key or setting."""
+
+
+class GateRefused(Exception):
+    """A quality gate refused and nothing was published (exit 3)."""
+
+    def __init__(self, what: str, reasons: Sequence[str]) -> None:
+        self.reasons = list(reasons)
+        super().__init__(f"{what}: " + "; ".join(self.reasons))
+
+
+class ServiceUnavailable(Exception):
+    """An external service stayed unavailable after retries (exit 4)."""
+
+
+EXIT_DONE = 0
+EXIT_UNEXPECTED = 1
+EXIT_INPUT = 2
+EXIT_REFUSED = 3
+EXIT_UNAVAILABLE = 4
+
+
+def exit_code(error: BaseException) -> int:
+    """Map an error to the exit code that the contract gives it."""
+    if isinstance(error, InputError):
+        return EXIT_INPUT
+    if isinstance(error, GateRefused):
+        return EXIT_REFUSED
+    if isinstance(error, ServiceUnavailable):
+        return EXIT_UNAVAILABLE
+    return EXIT_UNEXPECTED

@@ -1,0 +1,312 @@
+"""Every setting, its default and its environment variable; unknown keys are errors.
+
+A nested field is reached with a double underscore: `RECKONER_SPARK__MASTER` sets `spark.master`.
+`RECKONER_SETTINGS` names a TOML, YAML or JSON file with the same tree; the environment wins over it.
+"""
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipelines.errors import InputError
+
+PREFIX = "RECKONER_"
+FILE_VARIABLE = "RECKONER_SETTINGS"
+# Variables that launchers set beside the settings; they are not part of the tree.
+RESERVED = {FILE_VARIABLE, "RECKONER_ATTEMPT", "RECKONER_RUN_ID", "RECKONER_SHARED_DATA"}
+
+
+class Group(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Group):
+    """Where a nightly input is read from; `{partition}` in the path becomes the date."""
+
+    source: str | None = Field(None, description="file or folder; {partition} becomes the date")
+    preset: str | None = Field(None, description="a preset's name, such as movielens")
+    mapping: str | None = Field(None, description="a mapping file with the source's own columns")
+    max_rejected_share: float = Field(0.05, ge=0, le=1, description="above it the step stops")
+
+
+class ItemSource(Source):
+    """The items' source."""
+
+    snapshot: Literal["changes", "full"] = Field(
+        "changes", description="full: an item missing from the latest delivery is unavailable"
+    )
+
+
+class SequenceSettings(Group):
+    """How behaviour sequences are assembled."""
+
+    lookback_days: int = Field(365, ge=1, description="days of history that a sequence may hold")
+    max_length: int = Field(200, ge=1, description="events kept per user, the latest")
+    actions: tuple[str, ...] = Field((), description="actions kept; empty keeps all")
+    collapse_repeats: bool = Field(False, description="keep the last of consecutive equal items")
+    session_gap_minutes: int | None = Field(
+        None, ge=1, description="keep only events of sessions split at this gap; none: no split"
+    )
+    min_session_length: int = Field(1, ge=1, description="shorter sessions are dropped")
+    merge_yesterday: bool = Field(True, description="build from yesterday's partition where fresh")
+
+
+class GraphSettings(Group):
+    """The item graph's coefficients; swing as ManCAR (arXiv 2602.20093) gives them."""
+
+    neighbours: int = Field(100, ge=1, description="neighbours kept per item and kind")
+    swing_alpha1: float = 5.0
+    swing_alpha2: float = 1.0
+    swing_beta: float = 0.3
+    min_common_users: int = Field(2, ge=1)
+    max_user_pairs: int = Field(10, ge=1, description="user pairs sampled per item pair")
+    max_users_per_item: int = Field(200, ge=2, description="users of an item that are paired")
+    max_items_per_user: int = Field(100, ge=2, description="latest items of a user that are paired")
+
+
+class SparkSettings(Group):
+    """Where Spark runs."""
+
+    master: str = Field("local[*]", description="local[N], spark://, k8s:// or sc:// (Connect)")
+    driver_memory: str = "2g"
+    executor_memory: str = "2g"
+    shuffle_partitions: int = Field(8, ge=1)
+    rows_per_file: int = Field(2_000_000, ge=1)
+    conf: dict[str, str] = Field(default_factory=dict, description="further Spark configuration")
+
+
+class RaySettings(Group):
+    """Where Ray runs."""
+
+    address: str | None = Field(None, description="a cluster's address; none starts one here")
+    num_workers: int = Field(1, ge=0, description="training workers; 0 trains in this process")
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(1, gt=0)
+    storage: str | None = Field(None, description="training checkpoints; default: beside the lake")
+    max_failures: int = Field(2, ge=0)
+    object_store_mb: int = Field(512, ge=80)
+
+
+class MlflowSettings(Group):
+    """The registry."""
+
+    tracking_uri: str | None = Field(None, description="default: mlflow.db beside a local lake")
+    artifact_root: str | None = Field(None, description="default: artifacts beside a local lake")
+
+
+class TrainSettings(Group):
+    """What a training run may change without a new recipe."""
+
+    recipe: str = "nightly"
+    weekday: int = Field(6, ge=0, le=6, description="the night that trains: 0 Monday .. 6 Sunday")
+    train_share: float = Field(0.8, gt=0, lt=1, description="events before the first cut")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="events between the two cuts")
+    checkpoint_every_steps: int = Field(200, ge=1)
+    seed: int = 0
+
+
+class GateSettings(Group):
+    """When a challenger becomes champion."""
+
+    baselines: tuple[str, ...] = ("popularity", "last-transition", "tgh")
+    min_gain_over_baselines: float = Field(0.0, description="lower bound of the NDCG@10 gain")
+    max_loss_to_champion: float = Field(0.02, ge=0, description="share of the champion's NDCG@10")
+    min_coverage: float = Field(
+        0.01, ge=0, le=1, description="share of known items in top-10 lists"
+    )
+    max_slice_loss: float = Field(0.2, ge=0, le=1, description="share a slice may lose to champion")
+    min_slice_users: int = Field(50, ge=1, description="smaller slices are reported, not gated")
+    min_users: int = Field(20, ge=1, description="fewer test users refuse")
+    bootstrap_samples: int = Field(1000, ge=100)
+
+
+class RecommendSettings(Group):
+    """The published lists."""
+
+    top_k: int = Field(10, ge=1, le=1000)
+    allow_repeats: bool = Field(False, description="recommend what the user has interacted with")
+    allowed_items: str | None = Field(None, description="file of item ids allowed on the surface")
+    fallback_days: int = Field(30, ge=1, description="days that the popularity fallback counts")
+    batch_size: int = Field(256, ge=1, description="users handed to an actor at once")
+    num_actors: int = Field(1, ge=1)
+    min_users: int = Field(1, ge=0)
+    max_row_change: float = Field(0.5, gt=0, description="row count band against yesterday")
+    min_coverage: float = Field(0.005, ge=0, le=1)
+    max_score_drift: float = Field(0.5, gt=0, description="population stability index of scores")
+    max_fallback_share: float = Field(0.5, ge=0, le=1)
+
+
+class LlmSettings(Group):
+    """The language model behind item knowledge."""
+
+    backend: Literal["offline", "http", "vllm", "recorded"] = "offline"
+    base_url: str | None = None
+    model: str | None = None
+    api_key: SecretStr | None = None
+    max_requests_per_second: float = Field(5, gt=0)
+    max_concurrency: int = Field(8, ge=1)
+
+
+class MaintenanceSettings(Group):
+    """Compaction and retention."""
+
+    retention_hours: int = Field(168, ge=168, description="files are kept this long for readers")
+    target_file_mb: int = Field(128, ge=1)
+
+
+class LaunchSettings(Group):
+    """How a DAG's task runs its command line."""
+
+    mode: Literal["local", "pod", "rayjob"] = "local"
+    namespace: str = "reckoner"
+    image_airflow: str = "reckoner-airflow:latest"
+    image_spark: str = "reckoner-spark:latest"
+    image_ray: str = "reckoner-ray:latest"
+    gpus: int = Field(1, ge=0)
+    ray_workers: int = Field(1, ge=1)
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    lake_uri: str = Field(".reckoner/lake", description="local path, s3://, gs:// or abfss://")
+    storage_options: dict[str, str] = Field(default_factory=dict, description="object store keys")
+    code_version: str | None = Field(None, description="default: the installed version")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    events: Source = Source()
+    items: ItemSource = ItemSource()
+    sequences: SequenceSettings = SequenceSettings()
+    graph: GraphSettings = GraphSettings()
+    spark: SparkSettings = SparkSettings()
+    ray: RaySettings = RaySettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    train: TrainSettings = TrainSettings()
+    gate: GateSettings = GateSettings()
+    recommend: RecommendSettings = RecommendSettings()
+    llm: LlmSettings = LlmSettings()
+    maintenance: MaintenanceSettings = MaintenanceSettings()
+    launch: LaunchSettings = LaunchSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the settings file, which arrives as init values."""
+        return env_settings, init_settings
+
+
+def load_settings(lake_uri: str | None = None) -> Settings:
+    """Read the settings file and the environment.
+
+    Args:
+        lake_uri: the command line's `--lake`, which wins over both.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one) or a value out of range.
+    """
+    values = _read_file(os.environ.get(FILE_VARIABLE))
+    _refuse_unknown(values, os.environ)
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"setting {key} = {first.get('input')!r}: {first['msg']}") from error
+    return settings.model_copy(update={"lake_uri": lake_uri}) if lake_uri else settings
+
+
+def known_keys() -> list[str]:
+    """Every setting as a dotted path, such as `spark.master`."""
+    return list(_leaves(Settings))
+
+
+@cache
+def _tree(model: type[BaseModel]) -> Mapping[str, type[BaseModel] | None]:
+    groups: dict[str, type[BaseModel] | None] = {}
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        groups[name] = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return groups
+
+
+def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, group in _tree(model).items():
+        if group is None:
+            yield prefix + name
+        else:
+            yield from _leaves(group, f"{prefix}{name}.")
+
+
+def _read_file(path: str | None) -> dict[str, Any]:
+    if not path:
+        return {}
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{FILE_VARIABLE} names {path!r}, which is not a file")
+    text = file.read_text(encoding="utf-8")
+    try:
+        if file.suffix == ".toml":
+            values: Any = tomllib.loads(text)
+        elif file.suffix == ".json":
+            values = json.loads(text)
+        else:
+            values = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"settings file {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"settings file {path} must hold a table of settings")
+    return values
+
+
+def _refuse_unknown(values: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name not in RESERVED:
+            path = name[len(PREFIX) :].lower().split("__")
+            _check_path(path, as_written=name, join=_as_variable)
+    for path in _paths(values):
+        _check_path(path, as_written=".".join(path), join=".".join)
+
+
+def _as_variable(path: list[str]) -> str:
+    return PREFIX + "__".join(path).upper()
+
+
+def _paths(values: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> Iterator[list[str]]:
+    for key, value in values.items():
+        path = (*prefix, str(key))
+        if isinstance(value, dict) and ".".join(path) not in known_keys():
+            yield from _paths(value, path) if value else iter([list(path)])
+        else:
+            yield list(path)
+
+
+def _check_path(path: list[str], as_written: str, join: Any) -> None:
+    known = known_keys()
+    dotted = ".".join(path)
+    groups = {key.rsplit(".", 1)[0] for key in known if "." in key}
+    if dotted in known or dotted in groups or ".".join(path[:-1]) in known:
+        return  # the last form is one key of a free mapping, such as spark.conf
+    nearest = difflib.get_close_matches(dotted, known, n=1, cutoff=0.0)[0]
+    raise InputError(
+        f"unknown setting {as_written}; the nearest known one is {join(nearest.split('.'))}"
+    )

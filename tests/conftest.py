@@ -1,0 +1,29 @@
+"""Fixtures that every package's tests share."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Spark starts its Python workers by name: they must be this interpreter.
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+
+
+@pytest.fixture(autouse=True)
+def no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own RECKONER_* variables out of the tests."""
+    for name in list(os.environ):
+        if name.startswith("RECKONER_") and name != "RECKONER_SHARED_DATA":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real datasets; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("RECKONER_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real datasets at {folder} (set RECKONER_SHARED_DATA)")
+    return folder
