@@ -1,0 +1,163 @@
+"""What every ranker is: a config, statistics, losses, queries and scores.
+
+Shape legend: B rows, L positions, K items asked for, N catalogue size (ids run 1..N), C items of
+one chunk; `...` is the ranker's own query shape.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from models.batch import SequenceBatch, SequenceStore
+
+
+class RankerConfig(BaseModel):
+    """Settings of a ranker: frozen, and a name it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_length: int = 50
+
+
+class Ranker(nn.Module, ABC):
+    """Base of every ranker.
+
+    A ranker is fitted on training rows (`fit_statistics`, then gradient steps on `losses` where
+    `is_trainable`), and afterwards turns histories into queries and queries into scores. Item id 0
+    is padding. Items that training never saw score minus infinity: an untrained random embedding
+    must never be recommended. The same ids inside a history are skipped as if they were not there,
+    so a model survives a catalogue that has grown since.
+
+    Attributes:
+        name: Name in the registry and on the command line.
+        method: What it does, in one line.
+        source: The paper it comes from.
+        needs: Names of the providers it cannot work without (text vectors, graphs, ...).
+        config: Its settings.
+        num_items: Catalogue size N.
+        known_N1: bool [N + 1], items seen in training.
+    """
+
+    name: ClassVar[str]
+    method: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+    is_trainable: ClassVar[bool] = False
+    config_type: ClassVar[type[RankerConfig]] = RankerConfig
+
+    known_N1: Tensor
+
+    def __init__(self, config: RankerConfig, num_items: int) -> None:
+        super().__init__()
+        if num_items < 1:
+            raise ValueError(f"num_items must be at least 1, got {num_items}")
+        self.config = config
+        self.num_items = num_items
+        self.register_buffer("known_N1", torch.zeros(num_items + 1, dtype=torch.bool))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the ranker lives."""
+        return self.known_N1.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def fit_statistics(self, store: SequenceStore) -> None:
+        """Take counts from the training rows; called once, before any gradient step.
+
+        Raises:
+            ValueError: If a row names an item beyond the catalogue.
+        """
+        counts = item_counts(store, self.num_items)
+        known = torch.from_numpy(counts > 0)
+        known[0] = False
+        self.known_N1.copy_(known)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Hear that training epoch `epoch` (from 0) begins."""
+
+    def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Return named scalar terms whose sum is minimised, over all positions at once.
+
+        Raises:
+            ValueError: If the ranker does not learn by gradients.
+        """
+        raise ValueError(f"{self.name} does not learn by gradients: call fit_statistics alone")
+
+    def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Return `losses`: the entry point that wrappers for parallel training call."""
+        return self.losses(batch)
+
+    def encode(self, batch: SequenceBatch) -> Tensor:
+        """Turn each row's history into the query of its next item: [B, ...]."""
+        known, _ = self.known_only(batch)
+        return self._encode(known)
+
+    def scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
+        """Score item ids start..stop-1 for each query: float32 [B, C], -inf for unknown items."""
+        raw_BC = self._scores(queries, start, stop)
+        return raw_BC.masked_fill(~self.known_N1[start:stop], -torch.inf)
+
+    def contributions(self, batch: SequenceBatch, items_BK: Tensor) -> Tensor:
+        """Say how much each history position carried each item's score: float32 [B, K, L]."""
+        known, source_BL = self.known_only(batch)
+        given_BKL = self._contributions(known, items_BK) * known.valid_BL[:, None, :]
+        out_BKL = torch.zeros_like(given_BKL)
+        index_BKL = source_BL[:, None, :].expand_as(given_BKL)
+        return out_BKL.scatter_(2, index_BKL, given_BKL)
+
+    def known_only(self, batch: SequenceBatch) -> tuple[SequenceBatch, Tensor]:
+        """Drop unknown items from a batch and close the gaps; positions stay left padded.
+
+        Returns:
+            The batch, and int64 [B, L]: where each of its positions stood before.
+        """
+        inside_BL = batch.item_ids_BL <= self.num_items
+        ids_BL = torch.where(inside_BL, batch.item_ids_BL, 0)
+        valid_BL = batch.valid_BL & self.known_N1[ids_BL]
+        at_BL = torch.arange(batch.length, device=ids_BL.device).expand_as(ids_BL)
+        if bool((valid_BL == batch.valid_BL).all()):
+            return batch, at_BL
+        # Stable: padding first, then what is real in its own order.
+        order_BL = torch.argsort(valid_BL.to(torch.int8), dim=1, stable=True)
+        valid_BL = valid_BL.gather(1, order_BL)
+
+        def moved(values_BL: Tensor) -> Tensor:
+            return values_BL.gather(1, order_BL) * valid_BL
+
+        compact = SequenceBatch(
+            moved(ids_BL), valid_BL, moved(batch.times_BL), moved(batch.actions_BL), None
+        )
+        return compact, order_BL
+
+    @abstractmethod
+    def _encode(self, batch: SequenceBatch) -> Tensor:
+        """Encode a batch of known items only."""
+
+    @abstractmethod
+    def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
+        """Score a chunk of the catalogue, unknown items included."""
+
+    @abstractmethod
+    def _contributions(self, batch: SequenceBatch, items_BK: Tensor) -> Tensor:
+        """Explain scores on a batch of known items only."""
+
+
+def item_counts(store: SequenceStore, num_items: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Count the events of each item, int64 [N + 1].
+
+    Raises:
+        ValueError: If a row names an item beyond the catalogue.
+    """
+    _, places = store.flat_events()
+    items = store.items[places]
+    if len(items) and int(items.max()) > num_items:
+        raise ValueError(f"item id {int(items.max())} is beyond the catalogue of {num_items} items")
+    return np.bincount(items, minlength=num_items + 1).astype(np.int64)

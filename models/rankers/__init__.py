@@ -1,0 +1,1 @@
+"""One ranker per file; `models.registry` finds them all."""
