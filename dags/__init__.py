@@ -1,0 +1,1 @@
+"""Airflow wiring: schedules, partition keys and task order."""

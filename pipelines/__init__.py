@@ -1,0 +1,1 @@
+"""One night, step by step; the command line that runs each step."""

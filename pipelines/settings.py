@@ -1,7 +1,7 @@
 """Every setting, its default and its environment variable; unknown keys are errors.
 
 A nested field is reached with a double underscore: `RECKONER_SPARK__MASTER` sets `spark.master`.
-`RECKONER_SETTINGS` names a TOML, YAML or JSON file with the same tree; the environment wins over it.
+`RECKONER_SETTINGS` names a TOML, YAML or JSON file with the same tree; the environment wins.
 """
 
 import difflib

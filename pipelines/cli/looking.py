@@ -1,0 +1,1 @@
+"""What a person looks up: tables, lists, rankers, staleness, health."""

@@ -1,0 +1,1 @@
+"""A whole night, a range of nights, and the benchmark."""

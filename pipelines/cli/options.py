@@ -1,0 +1,53 @@
+"""Options that commands share, and how a command answers."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.settings import load_settings
+from pipelines.step import Context, Result, open_context, run_step
+
+Lake = Annotated[str | None, typer.Option("--lake", help="Lake URI; also RECKONER_LAKE_URI.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Work everything out and publish nothing.")]
+PartitionOption = Annotated[
+    str, typer.Option("--partition", help="The night's UTC date, such as 2026-03-01.")
+]
+
+
+def answer(result: Any, as_json: bool, render: Callable[[Any], str] | None = None) -> None:
+    """Print a result: JSON for machines, a short text for people."""
+    if as_json:
+        print(json.dumps(result, default=str))
+    elif render:
+        print(render(result))
+    else:
+        for key, value in result.items():
+            if value not in (None, {}, [], ""):
+                print(f"{key:>18}  {_plain(value)}")
+    sys.stdout.flush()
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+    if isinstance(value, list):
+        return "; ".join(str(inner) for inner in value)
+    return str(value)
+
+
+def execute(
+    step: str,
+    body: Callable[[Context], Result],
+    *,
+    partition: str | None,
+    lake: str | None,
+    as_json: bool,
+    dry_run: bool = False,
+) -> None:
+    """Open the lake, run a step's body under its record, and answer."""
+    context = open_context(step, load_settings(lake), partition, dry_run)
+    answer(run_step(context, body), as_json)

@@ -1,0 +1,395 @@
+"""The lake: every Delta table, read at one version and published one partition at a time.
+
+A publish stages files, then commits them in one transaction that replaces the partition. The
+guard is an application transaction `reckoner/<table>/<ds>` whose version is the attempt's number:
+delta-rs does not refuse a repeated one, so it is read first, and a conflict re-opens the table. A
+publish whose contents and inputs equal what is there commits nothing.
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import structlog
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction
+
+from pipelines.errors import InputError, ServiceUnavailable
+from pipelines.io.content_hash import combine
+from pipelines.io.staging import StagedFile, stage_file
+from pipelines.run import Run
+from pipelines.tables import CONTRACTS, Contract
+
+log = structlog.get_logger()
+
+COMMIT_TRIES = 60
+CONFIGURATION = {
+    # Staleness is judged from the commits' own metadata, so the log is kept for ten years.
+    "delta.logRetentionDuration": "interval 3650 days",
+    "delta.deletedFileRetentionDuration": "interval 7 days",
+    "delta.checkpointInterval": "50",
+}
+VERSION_KEY = "reckoner.contractVersion"
+UNREADABLE = {
+    "deletionVectors": "deletion vectors",
+    "columnMapping": "column mapping",
+    "v2Checkpoint": "v2 checkpoints",
+}
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a publish did."""
+
+    table: str
+    ds: str | None
+    version: int
+    rows: int
+    changed: bool
+
+
+@dataclass
+class Lake:
+    """The tables under one URI, as one run sees them: each table is pinned when first opened."""
+
+    uri: str
+    run: Run
+    storage_options: dict[str, str] = field(default_factory=dict)
+    _open: dict[str, DeltaTable] = field(default_factory=dict)
+    _commits: dict[str, tuple[int, dict[str, dict[str, Any]]]] = field(default_factory=dict)
+
+    def table_uri(self, table: str) -> str:
+        """The address of a table."""
+        return f"{self.uri.rstrip('/')}/{table}"
+
+    def exists(self, table: str) -> bool:
+        """Say whether the table has been created."""
+        return self._load(table) is not None
+
+    def version(self, table: str) -> int | None:
+        """The pinned version, or None where the table does not exist."""
+        handle = self._load(table)
+        return None if handle is None else handle.version()
+
+    def refresh(self, table: str) -> None:
+        """Forget the pinned version: the next read sees the newest."""
+        self._open.pop(table, None)
+
+    def partitions(self, table: str) -> list[str]:
+        """The dates that have rows, ascending."""
+        handle = self._load(table)
+        if handle is None:
+            return []
+        return sorted({str(part["ds"]) for part in handle.partitions()})
+
+    def files(self, table: str, partitions: Sequence[str] | None = None) -> list[str]:
+        """Paths of the live files, relative to the table, of the partitions or of all of them."""
+        handle = self._load(table)
+        if handle is None:
+            return []
+        actions = pa.table(handle.get_add_actions(flatten=True))
+        paths: list[str] = actions["path"].to_pylist()
+        if partitions is None:
+            return sorted(paths)
+        wanted = set(partitions)
+        days = actions["partition.ds"].to_pylist()
+        return sorted(path for path, day in zip(paths, days, strict=True) if day in wanted)
+
+    def dataset(self, table: str) -> Any:
+        """The pinned version as a pyarrow dataset, to stream; its reading is recorded.
+
+        Raises:
+            InputError: the table does not exist or cannot be read.
+        """
+        handle = self._load(table)
+        if handle is None:
+            raise InputError(f"table {table} does not exist in the lake {self.uri}")
+        self.run.saw(table, handle.version())
+        return handle.to_pyarrow_dataset()
+
+    def read(
+        self, table: str, ds: str | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read a partition (or all of an unpartitioned table) and record what was read.
+
+        A partition without rows, and a table not yet created, read as no rows.
+        """
+        contract = CONTRACTS[table]
+        names = list(columns) if columns else contract.schema.names
+        schema = pa.schema([contract.schema.field(name) for name in names])
+        if ds is not None:
+            self.run.used(table, ds, self.content(table, ds))
+        if not self.exists(table):
+            return schema.empty_table()
+        dataset = self.dataset(table)
+        present = [name for name in names if name in dataset.schema.names]
+        where = None if ds is None else (pc.field("ds") == ds)
+        try:
+            rows = dataset.to_table(columns=present, filter=where)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise InputError(
+                f"table {table}, ds={ds}: a data file cannot be read ({error}); "
+                "restore the file, or publish the partition again"
+            ) from error
+        for name in names:  # columns that a later contract version added
+            if name not in present:
+                rows = rows.append_column(name, pa.nulls(rows.num_rows, schema.field(name).type))
+        return rows.select(names).cast(schema)
+
+    def content(self, table: str, ds: str) -> str | None:
+        """The fingerprint of a partition's rows as last published, or None where it has none."""
+        if ds not in self.partitions(table):
+            return None
+        return self.provenance(table, ds).get("content_hash")
+
+    def provenance(self, table: str, ds: str) -> dict[str, Any]:
+        """The metadata of the commit that published a partition (empty where unknown)."""
+        handle = self._load(table)
+        if handle is None:
+            return {}
+        version, commits = self._commits.get(table, (-1, {}))
+        if version != handle.version():
+            commits = {}
+            for commit in handle.history():  # newest first
+                if "content_hash" in commit:
+                    commits.setdefault(str(commit["partition"]), commit)
+            self._commits[table] = (handle.version(), commits)
+        return dict(commits.get(ds, {}))
+
+    def ensure(self, table: str) -> DeltaTable:
+        """Create the table from its contract, or grow it by the contract's new columns.
+
+        Raises:
+            InputError: the lake cannot be written, or the table follows a newer contract.
+        """
+        contract = CONTRACTS[table]
+        handle = self._load(table) or self._create(contract)
+        written_by = int(handle.metadata().configuration.get(VERSION_KEY) or 0)
+        if written_by > contract.version:
+            raise InputError(
+                f"table {table} follows contract version {written_by}, this code knows "
+                f"{contract.version}: upgrade Reckoner before writing it"
+            )
+        present = {column.name for column in handle.schema().fields}
+        added = [column for column in contract.schema if column.name not in present]
+        if added:
+            from deltalake import Schema
+
+            handle.alter.add_columns(list(Schema.from_arrow(pa.schema(added)).fields))
+        if written_by < contract.version:
+            handle.alter.set_table_properties(
+                {VERSION_KEY: str(contract.version)}, raise_if_not_exists=False
+            )
+            handle = self._pin(table)
+        return handle
+
+    def stage(
+        self, table: str, ds: str | None, batches: Iterable[pa.Table | pa.RecordBatch]
+    ) -> list[StagedFile]:
+        """Write a partition's rows as an uncommitted file."""
+        self.ensure(table)
+        staged = stage_file(table, self.table_uri(table), self.storage_options, ds, batches)
+        return [staged] if staged else []
+
+    def publish(self, table: str, ds: str, rows: pa.Table) -> Commit:
+        """Replace one partition by these rows.
+
+        Raises:
+            InputError: the rows break the contract (schema, key or constraints).
+        """
+        self.require_unique(table, ds, rows)
+        return self.commit(table, ds, self.stage(table, ds, [rows]))
+
+    def publish_merged(
+        self, table: str, ds: str, merge: Callable[[pa.Table], pa.Table], guard: str = ""
+    ) -> Commit:
+        """Replace one partition by a function of its newest rows, again on each conflict."""
+        for _ in self._attempts(table):
+            rows = CONTRACTS[table].conform(merge(self._rows(table, ds)))
+            self.require_unique(table, ds, rows)
+            try:
+                return self._commit_once(table, ds, self.stage(table, ds, [rows]), guard)
+            except CommitFailedError:
+                self.refresh(table)
+        raise AssertionError("unreachable")
+
+    def commit(self, table: str, ds: str, staged: Sequence[StagedFile]) -> Commit:
+        """Replace one partition by staged files in one transaction, under the guard."""
+        for _ in self._attempts(table):
+            try:
+                return self._commit_once(table, ds, staged)
+            except CommitFailedError:
+                self.refresh(table)
+        raise AssertionError("unreachable")
+
+    def append(self, table: str, make: Callable[[pa.Table], pa.Table]) -> Commit:
+        """Add rows to an unpartitioned table; `make` sees the newest rows and returns new ones.
+
+        All appends to a table exclude each other, so that `make` may count on what it saw.
+        """
+        for _ in self._attempts(table):
+            handle = self.ensure(table)
+            new = CONTRACTS[table].conform(make(self._rows(table, None)))
+            if not new.num_rows:
+                return Commit(table, None, handle.version(), 0, False)
+            try:
+                self._write(
+                    table, None, self.stage(table, None, [new]), "append", f"reckoner/{table}"
+                )
+                return Commit(table, None, self._pin(table).version(), new.num_rows, True)
+            except CommitFailedError:
+                self.refresh(table)
+        raise AssertionError("unreachable")
+
+    def require_unique(self, table: str, ds: str | None, rows: pa.Table) -> None:
+        """Refuse rows that share a key.
+
+        Raises:
+            InputError: names the first duplicated key.
+        """
+        key = [name for name in CONTRACTS[table].key if name != "ds"]
+        if not key or not rows.num_rows:
+            return
+        counted = rows.select(key).group_by(key).aggregate([([], "count_all")])
+        again = counted.filter(pc.greater(counted["count_all"], 1))
+        if again.num_rows:
+            first = again.select(key).slice(0, 1).to_pylist()[0]
+            raise InputError(f"table {table} ds={ds}: key {first} appears more than once")
+
+    def _rows(self, table: str, ds: str | None) -> pa.Table:
+        """Read without recording: a table's own earlier contents are not an input."""
+        unrecorded = Lake(self.uri, Run.unrecorded(), self.storage_options, self._open)
+        return unrecorded.read(table, ds)
+
+    def _commit_once(
+        self, table: str, ds: str, staged: Sequence[StagedFile], guard: str = ""
+    ) -> Commit:
+        handle = self.ensure(table)
+        app = f"reckoner/{table}/{ds}{guard}"
+        rows = sum(piece.rows for piece in staged)
+        content = combine([piece.content for piece in staged])
+        seen = handle.transaction_version(app)
+        if seen is not None and seen > self.run.attempt:
+            log.warning("a newer attempt has published", table=table, ds=ds, attempt=seen)
+            return Commit(table, ds, handle.version(), 0, False)
+        if self.content(table, ds) == content and self.provenance(table, ds).get(
+            "inputs"
+        ) == self.run.inputs_json(table, ds):
+            return Commit(table, ds, handle.version(), rows, False)
+        if not staged and ds not in self.partitions(table):
+            return Commit(table, ds, handle.version(), 0, False)
+        self._write(table, ds, staged, "overwrite", app, content)
+        version = self._pin(table).version()
+        self.run.wrote(table, version, rows)
+        return Commit(table, ds, version, rows, True)
+
+    def _write(
+        self,
+        table: str,
+        ds: str | None,
+        staged: Sequence[StagedFile],
+        mode: str,
+        app: str,
+        content: str | None = None,
+    ) -> None:
+        handle = self.ensure(table)
+        values = {"ds": ds} if ds else {}
+        adds = [
+            AddAction(piece.path, piece.size, values, _milliseconds(), True, piece.stats)
+            for piece in staged
+        ]
+        metadata = {**self.run.metadata(table, ds), "contract": str(CONTRACTS[table].version)}
+        if content is not None:
+            metadata["content_hash"] = content
+        handle.create_write_transaction(
+            list(adds),
+            mode,
+            handle.schema(),
+            partition_by=["ds"] if ds else None,
+            partition_filters=[("ds", "=", ds)] if ds else None,
+            commit_properties=CommitProperties(
+                custom_metadata=metadata,
+                app_transactions=[Transaction(app, self.run.attempt)],
+                max_commit_retries=0,  # a retry must read the guard again, so it is ours to make
+            ),
+        )
+
+    def _attempts(self, table: str) -> Iterator[int]:
+        for attempt in range(COMMIT_TRIES):
+            yield attempt
+            time.sleep(random.uniform(0.01, 0.05) * min(attempt + 1, 20))
+        raise ServiceUnavailable(
+            f"table {table}: {COMMIT_TRIES} commits in a row met another writer; run the step again"
+        )
+
+    def _pin(self, table: str) -> DeltaTable:
+        self.refresh(table)
+        handle = self._load(table)
+        assert handle is not None
+        return handle
+
+    def _load(self, table: str) -> DeltaTable | None:
+        if table in self._open:
+            return self._open[table]
+        uri = self.table_uri(table)
+        if "://" not in uri and not (Path(uri) / "_delta_log").is_dir():
+            return None
+        try:
+            handle = DeltaTable(uri, storage_options=self.storage_options or None)
+        except TableNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"table {table} at {uri} cannot be opened: {error}") from error
+        features = handle.protocol().reader_features or []
+        for feature, words in UNREADABLE.items():
+            if feature in features:
+                raise InputError(
+                    f"table {table} at {uri} uses {words}, which this reader cannot read; "
+                    f"rewrite it without the feature {feature}"
+                )
+        self._open[table] = handle
+        return handle
+
+    def _create(self, contract: Contract) -> DeltaTable:
+        uri = self.table_uri(contract.name)
+        configuration = {**CONFIGURATION, VERSION_KEY: str(contract.version)}
+        if contract.change_feed:
+            configuration["delta.enableChangeDataFeed"] = "true"
+        try:
+            if "://" not in uri:
+                os.makedirs(uri, exist_ok=True)
+            handle = DeltaTable.create(
+                uri,
+                contract.schema,
+                mode="ignore",
+                partition_by=["ds"] if contract.by_ds else None,
+                description=contract.about,
+                configuration=configuration,
+                storage_options=self.storage_options or None,
+                raise_if_key_not_exists=False,
+            )
+            for check in contract.checks:
+                handle.alter.add_constraint({check.name: check.sql})
+        except CommitFailedError:
+            log.debug("another writer created the table first", table=contract.name)
+        except OSError as error:
+            raise InputError(f"the lake {self.uri} cannot be written: {error}") from error
+        return self._pin(contract.name)
+
+
+def _milliseconds() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def input_versions(metadata: dict[str, Any]) -> dict[str, int]:
+    """Read the table versions out of a commit's metadata."""
+    versions: dict[str, int] = json.loads(metadata.get("input_versions", "{}"))
+    return versions

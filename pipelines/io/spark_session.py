@@ -1,0 +1,55 @@
+"""One place that starts Spark: the same job runs here, on a cluster, or through Spark Connect."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyspark.sql import SparkSession
+
+from pipelines.io.spark_lake import LakeSource
+from pipelines.settings import SparkSettings
+
+
+@contextmanager
+def spark_session(settings: SparkSettings, app: str) -> Iterator[SparkSession]:
+    """Yield a session and stop it at the end, unless one was already running here.
+
+    `spark.master` decides where: local[N], spark://, k8s:// or sc:// for Spark Connect. Executors
+    of a cluster need the `spark` image, which carries this package.
+    """
+    running = SparkSession.getActiveSession()
+    session = running or build(settings, app)
+    session.dataSource.register(LakeSource)
+    try:
+        yield session
+    finally:
+        if running is None:
+            session.stop()
+
+
+def build(settings: SparkSettings, app: str) -> SparkSession:
+    """Start a session with the settings' master, memory and configuration."""
+    builder = SparkSession.builder.appName(f"reckoner {app}")
+    if settings.master.startswith("sc://"):
+        builder = builder.remote(settings.master)
+    else:
+        builder = builder.master(settings.master)
+        builder = builder.config("spark.driver.memory", settings.driver_memory)
+        builder = builder.config("spark.executor.memory", settings.executor_memory)
+        builder = builder.config("spark.ui.enabled", "false")
+        # The progress bar would share standard error with the structured log.
+        builder = builder.config("spark.ui.showConsoleProgress", "false")
+    if settings.master.startswith("local"):
+        # Workers are started by name: they must be this interpreter, on the loopback interface.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        builder = builder.config("spark.driver.bindAddress", "127.0.0.1")
+        builder = builder.config("spark.driver.host", "127.0.0.1")
+    builder = builder.config("spark.sql.session.timeZone", "UTC")
+    builder = builder.config("spark.sql.shuffle.partitions", str(settings.shuffle_partitions))
+    for key, value in settings.conf.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    if not settings.master.startswith("sc://"):
+        session.sparkContext.setLogLevel("ERROR")
+    return session
