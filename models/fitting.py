@@ -1,0 +1,302 @@
+"""Fit a ranker by gradients: in a plain process or as one of many workers, resumable bit for bit.
+
+Shape legend: U validation users.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.base import Ranker
+from models.batch import SequenceBatch, SequenceStore, steps_per_epoch, training_batches
+from models.encoding import encode_rows
+from models.evaluation import Holdout, target_ranks
+from models.metrics import per_user_metrics
+from models.recipe import EpochResult, FitConfig, NonFiniteLossError, StepState
+from models.seen import SeenItems
+
+MONITOR = "ndcg@10"
+Losses = dict[str, Tensor]
+__all__ = ["EpochResult", "FitConfig", "Fitter", "NonFiniteLossError", "StepState"]
+
+
+@dataclass
+class _Progress:
+    """Where training stands; all of it travels in the state dict."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    targets: int = 0
+    best: float = -1.0
+    best_epoch: int = -1
+    waited: int = 0
+    cpu_seconds: float = 0.0
+    done: bool = False
+
+
+def no_reduction(values: Tensor) -> Tensor:
+    """Sum over the workers of a group of one."""
+    return values
+
+
+class Fitter:
+    """Trains one ranker from wherever it stands to the end of its recipe.
+
+    It knows nothing of process groups: a worker passes its rank, a wrapped module as `forward` and
+    a function that sums a tensor over all workers.
+
+    Args:
+        ranker: Statistics already fitted (`fit_statistics`).
+        train: Training rows: all of them on every rank, or with `num_batches` a shard.
+        config: The recipe.
+        validation: Held-out users for early stopping; None trains for `max_epochs`.
+        rank: This worker among `world`.
+        world: Workers that train together.
+        device: Where to train.
+        forward: Takes a batch and returns the losses; default the ranker itself.
+        reduce_sum: Sums a tensor over the workers.
+        num_batches: Batches per epoch where `train` is this worker's own shard.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        train: SequenceStore,
+        config: FitConfig,
+        validation: Holdout | None = None,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        forward: Callable[[SequenceBatch], Losses] | None = None,
+        reduce_sum: Callable[[Tensor], Tensor] = no_reduction,
+        num_batches: int | None = None,
+    ) -> None:
+        self.ranker = ranker.to(device)
+        self.config = config
+        self.device = torch.device(device)
+        self.curve: list[EpochResult] = []
+        self._train = train
+        self._plan = config.batch_plan(ranker.config.max_length)
+        self._forward = forward if forward is not None else ranker
+        self._reduce_sum = reduce_sum
+        self._rank, self._world = rank, world
+        self._sharded = num_batches is not None
+        self._num_batches = (
+            steps_per_epoch(train, self._plan, world) if num_batches is None else num_batches
+        )
+        self._validation = (
+            None
+            if validation is None
+            else validation.sample(config.eval_users, config.seed).shard(rank, world)
+        )
+        self._optimiser = torch.optim.AdamW(
+            ranker.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
+        self._at = _Progress()
+        self._sums: dict[str, float] = {}
+        self._best: dict[str, Tensor] | None = None
+        self._seed_dropout()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recipe has come to its end."""
+        return self._at.done
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self._at.epoch
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        return self._at.step
+
+    @property
+    def num_targets(self) -> int:
+        """Targets this worker has learnt from."""
+        return self._at.targets
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Process CPU seconds spent in training steps."""
+        return self._at.cpu_seconds
+
+    @property
+    def best_metric(self) -> float | None:
+        """Best validation NDCG@10 so far."""
+        return None if self._best is None else self._at.best
+
+    def fit(
+        self,
+        on_step: Callable[[StepState], None] | None = None,
+        on_epoch: Callable[[EpochResult], None] | None = None,
+    ) -> list[EpochResult]:
+        """Train to the end, keep the best weights where there is validation; returns the curve."""
+        while not self.finished:
+            result = self.run_epoch(on_step)
+            if on_epoch is not None:
+                on_epoch(result)
+        self.restore_best()
+        return self.curve
+
+    def run_epoch(self, on_step: Callable[[StepState], None] | None = None) -> EpochResult:
+        """Train from the current position to the end of the epoch, then validate.
+
+        Raises:
+            NonFiniteLossError: Before the weights of this step are touched.
+            ValueError: If training has already finished.
+        """
+        if self.finished:
+            raise ValueError("training has finished: nothing is left to run")
+        at = self._at
+        self.ranker.train()
+        self.ranker.start_epoch(at.epoch)
+        for batch in self._batches():
+            began = time.process_time()
+            loss = self._take_step(batch.to(self.device))
+            at.cpu_seconds += time.process_time() - began
+            at.batch += 1
+            at.step += 1
+            if on_step is not None:
+                on_step(StepState(at.step, at.epoch, at.batch, self._num_batches, loss))
+            if self._out_of_time():
+                at.done = True
+                break
+        return self._close_epoch()
+
+    def restore_best(self) -> None:
+        """Put the weights of the best validated epoch back, where there is one."""
+        if self._best is not None:
+            self.ranker.load_state_dict(self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Collect all that a fresh Fitter needs to go on as if nothing had happened."""
+        state: dict[str, Any] = {
+            "ranker": self.ranker.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+            "progress": asdict(self._at),
+            "sums": dict(self._sums),
+            "curve": [asdict(result) for result in self.curve],
+            "best": self._best,
+            "config": self.config.model_dump(mode="json"),
+        }
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        return copy.deepcopy(state)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` returned.
+
+        Raises:
+            ValueError: If the state was made under another recipe.
+        """
+        mine = self.config.model_dump(mode="json")
+        changed = sorted(key for key in mine if state["config"].get(key) != mine[key])
+        if changed:
+            raise ValueError(f"the checkpoint was made with other settings: {', '.join(changed)}")
+        state = copy.deepcopy(state)
+        self.ranker.load_state_dict(state["ranker"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["torch_rng"].cpu())
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        self._at = _Progress(**state["progress"])
+        self._sums = state["sums"]
+        self.curve = [EpochResult(**point) for point in state["curve"]]
+        self._best = state["best"]
+
+    def _seed_dropout(self) -> None:
+        # Dropout must differ between workers, and must not depend on how the weights were drawn.
+        seed = np.random.SeedSequence([self.config.seed, self._rank]).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+
+    def _batches(self) -> Iterator[SequenceBatch]:
+        rank, world = (0, 1) if self._sharded else (self._rank, self._world)
+        return training_batches(
+            self._train,
+            self._plan,
+            self._at.epoch,
+            rank=rank,
+            world=world,
+            start_batch=self._at.batch,
+            num_batches=self._num_batches if self._sharded else None,
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _take_step(self, batch: SequenceBatch) -> float:
+        at, config = self._at, self.config
+        with self._autocast():
+            terms = self._forward(batch)
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        values = {name: float(term.detach()) for name, term in terms.items()}
+        if not np.isfinite(sum(values.values())):
+            raise NonFiniteLossError(at.step, at.epoch, at.batch, values)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for p in self.ranker.parameters() if p.grad is not None]
+        limit = config.clip_norm if config.clip_norm > 0 else float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        if not np.isfinite(norm):
+            raise NonFiniteLossError(at.step, at.epoch, at.batch, values | {"gradient_norm": norm})
+        rise = min(1.0, (at.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        for group in self._optimiser.param_groups:
+            group["lr"] = config.lr * rise
+        self._optimiser.step()
+        at.targets += batch.num_targets
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        return sum(values.values())
+
+    def _out_of_time(self) -> bool:
+        limit = self.config.cpu_seconds
+        return limit is not None and self._at.cpu_seconds >= limit
+
+    def _close_epoch(self) -> EpochResult:
+        at, config = self._at, self.config
+        metric, better = None, False
+        watch = self._validation is not None and config.cpu_seconds is None
+        if watch and (at.epoch + 1) % config.eval_every == 0:
+            metric = self.validate()
+            better = metric > at.best
+            at.waited = 0 if better else at.waited + config.eval_every
+            if better:
+                at.best, at.best_epoch = metric, at.epoch
+                self._best = copy.deepcopy(self.ranker.state_dict())
+        losses = {name: total / max(at.batch, 1) for name, total in self._sums.items()}
+        result = EpochResult(
+            at.epoch, at.step, losses, metric, better, at.targets, round(at.cpu_seconds, 3)
+        )
+        self.curve.append(result)
+        at.epoch, at.batch, self._sums = at.epoch + 1, 0, {}
+        out_of_epochs = config.cpu_seconds is None and at.epoch >= config.max_epochs
+        at.done = at.done or out_of_epochs or at.waited >= config.patience
+        return result
+
+    def validate(self) -> float:
+        """Mean NDCG@10 over the validation users of all workers."""
+        assert self._validation is not None
+        holdout = self._validation
+        total = torch.zeros(2, dtype=torch.float64)
+        if len(holdout):
+            queries = encode_rows(self.ranker, holdout.history)
+            seen = SeenItems.from_store(holdout.history)
+            allowed, excluded = target_ranks(self.ranker, queries, holdout.targets, seen)
+            ranks = allowed if self.config.eval_seen == "allowed" else excluded
+            values = per_user_metrics(ranks)[MONITOR]
+            total = torch.tensor([float(values.sum()), float(len(values))], dtype=torch.float64)
+        total = self._reduce_sum(total.to(self.device)).cpu()
+        return float(total[0] / total[1].clamp(min=1.0))

@@ -1,0 +1,164 @@
+"""Losses over the full catalogue that never hold targets x items at once.
+
+Shape legend: T targets, D width, N items, S reasoning states, C targets of one chunk.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# 512 rows of logits stay in the cache of one core; torch's own choice of chunk is a bad one.
+CHUNK_TARGETS = 512
+HAS_TORCH_FORM = hasattr(functional, "linear_cross_entropy")
+
+
+def full_cross_entropy(
+    hidden_TD: Tensor, weight_ND: Tensor, targets_T: Tensor, form: str = "auto"
+) -> Tensor:
+    """Mean cross-entropy of softmax(hidden @ weight.T) over all items.
+
+    Args:
+        hidden_TD: One query per target.
+        weight_ND: One vector per item.
+        targets_T: int64 row numbers in weight_ND.
+        form: "torch" for torch's own chunked form (2.13 on), "own" for the one here, "auto" for
+            the first of them that this torch has.
+
+    Returns:
+        A scalar; zero, with zero gradients, where there is no target.
+    """
+    if len(targets_T) == 0:
+        return (hidden_TD.sum() + weight_ND.sum()) * 0.0
+    if form == "torch" or (form == "auto" and HAS_TORCH_FORM):
+        # Loaded here: an older torch does not have the name.
+        from torch.nn import LinearCrossEntropyOptions  # noqa: PLC0415
+
+        options = LinearCrossEntropyOptions(batch_chunk_size=CHUNK_TARGETS)
+        loss: Tensor = functional.linear_cross_entropy(
+            hidden_TD, weight_ND, targets_T, options=options
+        )
+        return loss
+    return chunked_cross_entropy(hidden_TD, weight_ND, targets_T)
+
+
+def chunked_cross_entropy(hidden_TD: Tensor, weight_ND: Tensor, targets_T: Tensor) -> Tensor:
+    """Mean cross-entropy like `full_cross_entropy`, by the autograd function of this module."""
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_TD, weight_ND, targets_T
+    )
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy whose gradients are taken inside forward, chunk by chunk of the targets."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, weight_ND: Tensor, targets_T: Tensor) -> Tensor:
+        total = hidden_TD.new_zeros((), dtype=torch.float32)
+        grad_TD, grad_ND = torch.empty_like(hidden_TD), torch.zeros_like(weight_ND)
+        count = len(targets_T)
+        for start in range(0, count, CHUNK_TARGETS):
+            part = slice(start, min(start + CHUNK_TARGETS, count))
+            hidden_CD, targets_C = hidden_TD[part], targets_T[part]
+            logits_CN = (hidden_CD @ weight_ND.T).float()
+            top_C = logits_CN.amax(dim=1, keepdim=True)
+            chosen_C = logits_CN.gather(1, targets_C[:, None]) - top_C
+            logits_CN.sub_(top_C).exp_()
+            sums_C = logits_CN.sum(dim=1, keepdim=True)
+            total += (sums_C.log() - chosen_C).sum()
+            error_CN = logits_CN.div_(sums_C * count)
+            rows = torch.arange(len(targets_C), device=targets_C.device)
+            error_CN[rows, targets_C] -= 1.0 / count
+            error_CN = error_CN.to(hidden_TD.dtype)
+            torch.mm(error_CN, weight_ND, out=grad_TD[part])
+            grad_ND.addmm_(error_CN.T, hidden_CD)
+        ctx.save_for_backward(grad_TD, grad_ND)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
+        grad_TD, grad_ND = ctx.saved_tensors
+        return grad_TD * grads[0], grad_ND * grads[0], None
+
+
+def pairwise_kl(
+    states_STD: Tensor, weight_ND: Tensor, temperature: float, detach_logs: bool = True
+) -> Tensor:
+    """Mean KL divergence between the item distributions of any two different states.
+
+    With p_i = softmax(states_i @ weight.T / temperature), the sum over all ordered pairs of
+    KL(p_i || p_j) equals sum_i <p_i, S log p_i - sum_j log p_j>: one pass over each state's
+    logits, chunk by chunk, instead of a [T, S, S, N] difference.
+
+    Args:
+        states_STD: S states per target.
+        weight_ND: One vector per item.
+        temperature: Divides the logits.
+        detach_logs: Let gradients flow through the probability factor alone, as the published
+            code of ReaRec's ERL does.
+
+    Returns:
+        A scalar: the mean over ordered pairs i != j and over targets; 0 for fewer than two states.
+    """
+    if states_STD.shape[0] < 2 or states_STD.shape[1] == 0:
+        return (states_STD.sum() + weight_ND.sum()) * 0.0
+    loss: Tensor = _PairwiseKL.apply(  # type: ignore[no-untyped-call]
+        states_STD, weight_ND, temperature, detach_logs
+    )
+    return loss
+
+
+class _PairwiseKL(torch.autograd.Function):
+    """Pairwise KL whose gradients are taken inside forward, chunk by chunk of the targets."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states_STD: Tensor, weight_ND: Tensor, temperature: float, detach_logs: bool
+    ) -> Tensor:
+        states, count, _ = states_STD.shape
+        scale = 1.0 / (states * (states - 1) * count)
+        total = states_STD.new_zeros((), dtype=torch.float32)
+        grad_STD, grad_ND = torch.empty_like(states_STD), torch.zeros_like(weight_ND)
+        step = max(CHUNK_TARGETS // states, 1)
+        for start in range(0, count, step):
+            chunk_SCD = states_STD[:, start : start + step]
+            logs_SCN = ((chunk_SCD @ weight_ND.T).float() / temperature).log_softmax(dim=2)
+            p_SCN = logs_SCN.exp()
+            lead_SCN = logs_SCN.mul_(states) - logs_SCN.sum(dim=0) / states
+            mean_SC = (p_SCN * lead_SCN).sum(dim=2, keepdim=True)
+            total += mean_SC.sum()
+            error_SCN = lead_SCN.sub_(mean_SC).mul_(p_SCN)
+            if not detach_logs:
+                error_SCN += states * p_SCN - p_SCN.sum(dim=0)
+            error_SCN *= scale / temperature
+            error_SCN = error_SCN.to(states_STD.dtype)
+            grad_STD[:, start : start + step] = error_SCN @ weight_ND
+            grad_ND.addmm_(error_SCN.flatten(0, 1).T, chunk_SCD.flatten(0, 1))
+        ctx.save_for_backward(grad_STD, grad_ND)
+        return total * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None, None]:
+        grad_STD, grad_ND = ctx.saved_tensors
+        return grad_STD * grads[0], grad_ND * grads[0], None, None
+
+
+def in_batch_contrast(left_TD: Tensor, right_TD: Tensor, temperature: float) -> Tensor:
+    """InfoNCE: row t of the left finds row t of the right among all rows of its chunk.
+
+    Negatives are the rows of the same chunk of `CHUNK_TARGETS`, which bounds memory by the chunk
+    squared however many targets a batch has.
+    """
+    losses = [
+        functional.cross_entropy(
+            left_CD @ right_CD.T / temperature,
+            torch.arange(len(left_CD), device=left_CD.device),
+            reduction="sum",
+        )
+        for left_CD, right_CD in zip(
+            torch.split(left_TD, CHUNK_TARGETS), torch.split(right_TD, CHUNK_TARGETS), strict=True
+        )
+    ]
+    return torch.stack(losses).sum() / max(len(left_TD), 1)

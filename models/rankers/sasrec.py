@@ -1,0 +1,125 @@
+"""Causal self-attention over the history, trained on every next item at once.
+
+Shape legend: B rows, L positions, D width, T real targets, N catalogue size.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.batch import SequenceBatch
+from models.layers.transformer import (
+    Block,
+    BlockSettings,
+    causal_mask,
+    initialise,
+    positions_of,
+)
+from models.losses import full_cross_entropy
+from models.neural import NeuralConfig, NeuralRanker
+from models.registry import register
+
+
+class SASRecConfig(NeuralConfig):
+    """Settings of SASRec.
+
+    Attributes:
+        inner: Width of the feed-forward layers; 0 means 4 x dim.
+        norm: Where LayerNorm stands in a block.
+        activation: Non-linearity of the feed-forward layers.
+        embedding_norm: LayerNorm on the sum of item and position vectors.
+    """
+
+    inner: int = Field(default=0, ge=0)
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["gelu", "relu"] = "gelu"
+    embedding_norm: bool = True
+
+
+class Trace:
+    """What the encoder saw: hidden states and the keys and values of every layer."""
+
+    def __init__(self, hidden_BLD: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
+        self.hidden_BLD, self.keys, self.values = hidden_BLD, keys, values
+
+
+@register
+class SASRec(NeuralRanker):
+    """SASRec with tied item vectors and full cross-entropy.
+
+    Source: Kang and McAuley, Self-Attentive Sequential Recommendation, ICDM 2018. The loss is
+    cross-entropy over the whole catalogue instead of one sampled negative, and positions count the
+    real events of a row, so that padding never shifts them.
+    """
+
+    name = "sasrec"
+    method = "causal self-attention, every position predicts its next item"
+    source = "Kang and McAuley 2018 (arXiv 1808.09781)"
+    config_type = SASRecConfig
+    config: SASRecConfig
+
+    def __init__(self, config: SASRecConfig, num_items: int) -> None:
+        super().__init__(config, num_items)
+        settings = BlockSettings(
+            dim=config.dim,
+            num_heads=config.num_heads,
+            inner=config.inner or 4 * config.dim,
+            dropout=config.dropout,
+            norm=config.norm,
+            activation=config.activation,
+        )
+        self.positions = nn.Embedding(config.max_length + 1, config.dim)
+        self.embedding_norm = nn.LayerNorm(config.dim) if config.embedding_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(config.num_layers))
+        self.final_norm = nn.LayerNorm(config.dim) if config.norm == "pre" else nn.Identity()
+        for part in (self.positions, self.blocks):
+            part.apply(initialise)
+
+    def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Cross-entropy of the next item at every position that has one."""
+        trace = self.trace(batch, self.items(batch.item_ids_BL))
+        chosen_BL, targets_T = self.targets_of(batch)
+        return {"ce": self.cross_entropy(trace.hidden_BLD[chosen_BL], targets_T)}
+
+    def targets_of(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+        """Mark the positions with a target, bool [B, L], and list their targets, int64 [T]."""
+        assert batch.targets_BL is not None, "training batches carry targets"
+        chosen_BL = (batch.targets_BL > 0) & batch.valid_BL
+        return chosen_BL, batch.targets_BL[chosen_BL]
+
+    def cross_entropy(
+        self, states_TD: Tensor, targets_T: Tensor, temperature: float = 1.0
+    ) -> Tensor:
+        """Full cross-entropy of states against their targets at an extra temperature."""
+        queries_TD = self.scale_queries(states_TD) / temperature
+        return full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1)
+
+    def training_vectors(self) -> Tensor:
+        """Item vectors that the loss ranks, [N, D]: row i is item i + 1."""
+        return self.item_vectors(1, self.num_items + 1)
+
+    def embed(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        """Add positions to item vectors, normalise and drop: the encoder's input."""
+        x_BLD = items_BLD + self.positions(positions_of(batch.valid_BL))
+        return functional.dropout(self.embedding_norm(x_BLD), self.config.dropout, self.training)
+
+    def trace(self, batch: SequenceBatch, items_BLD: Tensor) -> Trace:
+        """Run the encoder over all positions."""
+        x_BLD = self.embed(batch, items_BLD)
+        # In training a batch without padding takes the faster kernel; at inference the kernel must
+        # not depend on who shares the batch.
+        full = self.training and bool(batch.valid_BL.all())
+        mask_B1LL = None if full else causal_mask(batch.valid_BL)
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for block in self.blocks:
+            x_BLD, k, v = block(x_BLD, mask_B1LL)
+            keys.append(k)
+            values.append(v)
+        return Trace(self.final_norm(x_BLD), keys, values)
+
+    def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        hidden_BLD = self.trace(batch, items_BLD).hidden_BLD
+        return hidden_BLD[:, -1] * batch.valid_BL[:, -1:]

@@ -1,0 +1,102 @@
+"""What a training run is told and what it reports back."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.batch import BatchPlan
+
+
+class FitConfig(BaseModel):
+    """Training recipe.
+
+    Attributes:
+        batch_size: Rows per batch and worker.
+        max_epochs: Epochs at most.
+        lr: Adam's learning rate.
+        weight_decay: Decoupled decay; 0 is plain Adam.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        clip_norm: Largest gradient norm; 0 turns clipping off.
+        patience: Epochs without a better validation NDCG@10 before training stops.
+        seed: Seed of weights, dropout, order and crops.
+        precision: "bf16" runs the forward pass under autocast.
+        eval_users: Validation users per epoch at most.
+        eval_seen: Judge by ranks with seen items allowed or excluded.
+        eval_every: Epochs between two validations.
+        cpu_seconds: Stop at that much process CPU time spent in training, whatever else holds;
+            validation is then skipped.
+        random_crop: See `BatchPlan`.
+        bucket_batches: See `BatchPlan`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_size: int = Field(default=256, ge=1)
+    max_epochs: int = Field(default=200, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    clip_norm: float = Field(default=5.0, ge=0)
+    patience: int = Field(default=5, ge=1)
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    eval_users: int = Field(default=3000, ge=1)
+    eval_seen: Literal["allowed", "excluded"] = "allowed"
+    eval_every: int = Field(default=1, ge=1)
+    cpu_seconds: float | None = Field(default=None, gt=0)
+    random_crop: bool = False
+    bucket_batches: int = Field(default=64, ge=1)
+
+    def batch_plan(self, max_length: int) -> BatchPlan:
+        """Derive the order of batches for windows of `max_length` positions."""
+        return BatchPlan(
+            batch_size=self.batch_size,
+            max_length=max_length,
+            seed=self.seed,
+            random_crop=self.random_crop,
+            bucket_batches=self.bucket_batches,
+        )
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient was not finite; the weights are those of the step before.
+
+    Attributes:
+        step: Optimiser steps taken so far.
+        epoch: Epoch of the failing batch.
+        batch: Its place in the epoch.
+        terms: Value of each loss term.
+    """
+
+    def __init__(self, step: int, epoch: int, batch: int, terms: dict[str, float]) -> None:
+        self.step, self.epoch, self.batch, self.terms = step, epoch, batch, terms
+        values = ", ".join(f"{name}={value:g}" for name, value in terms.items())
+        super().__init__(
+            f"training diverged at step {step} (epoch {epoch}, batch {batch}): {values}; "
+            "the weights were not touched; lower lr or clip_norm"
+        )
+
+
+@dataclass(frozen=True)
+class StepState:
+    """One finished step, as the step callback sees it."""
+
+    step: int
+    epoch: int
+    batch: int
+    num_batches: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One finished epoch: a point of the training curve."""
+
+    epoch: int
+    step: int
+    losses: dict[str, float]
+    validation: float | None
+    best: bool
+    targets: int
+    cpu_seconds: float
