@@ -92,11 +92,11 @@ class Fitter:
         self._num_batches = (
             steps_per_epoch(train, self._plan, world) if num_batches is None else num_batches
         )
-        self._validation = (
-            None
-            if validation is None
-            else validation.sample(config.eval_users, config.seed).shard(rank, world)
-        )
+        if validation is not None:
+            validation = validation.sample(config.eval_users, config.seed)
+            # A shard's validation users are its own already.
+            validation = validation if self._sharded else validation.shard(rank, world)
+        self._validation = validation
         self._optimiser = torch.optim.AdamW(
             ranker.parameters(), lr=config.lr, weight_decay=config.weight_decay
         )

@@ -1,42 +1,20 @@
 """The entry point: turns every error into one line and the contract's exit code."""
 
-import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-import structlog
-
 from pipelines import errors
 from pipelines.cli import looking, nights, steps  # noqa: F401  (their commands register themselves)
 from pipelines.cli.app import app
+from pipelines.logs import configure_logging
 
 
 @app.callback()
 def configure() -> None:
     """Send logs to standard error, so that standard output holds the result alone."""
     configure_logging(os.environ.get("RECKONER_LOG_LEVEL", "info"))
-
-
-def configure_logging(level: str) -> None:
-    """Set up structured logs on standard error: coloured for a terminal, JSON otherwise."""
-    to_terminal = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if to_terminal else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-        ),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -79,6 +79,11 @@ class Lake:
         handle = self._load(table)
         return None if handle is None else handle.version()
 
+    def pin(self, table: str, version: int) -> None:
+        """Read a table at a version that another process of the same run chose."""
+        options = self.storage_options or None
+        self._open[table] = DeltaTable(self.table_uri(table), version, options)
+
     def refresh(self, table: str) -> None:
         """Forget the pinned version: the next read sees the newest."""
         self._open.pop(table, None)

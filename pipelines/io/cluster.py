@@ -1,0 +1,54 @@
+"""One place that starts or joins Ray."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import structlog
+
+from pipelines.errors import ServiceUnavailable
+from pipelines.settings import RaySettings
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def ray_cluster(settings: RaySettings) -> Iterator[None]:
+    """Join the cluster at `ray.address`, or run one on this machine, for the block's duration.
+
+    Raises:
+        ServiceUnavailable: the address does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    # A few hundred lines of usage notices and progress bars would bury the step's own log.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if settings.address:
+        _join(settings.address)
+    else:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=settings.object_store_mb * 2**20,
+            logging_level=logging.WARNING,
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, logging_level=logging.WARNING)
+    except (ConnectionError, RuntimeError) as error:
+        raise ServiceUnavailable(
+            f"no Ray cluster answers at {address} (RECKONER_RAY__ADDRESS): {error}"
+        ) from error
+    log.info("joined a Ray cluster", address=address, resources=ray.cluster_resources())

@@ -1,0 +1,86 @@
+"""Named training set-ups: a ranker, its settings and how it is fitted, as functions."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from models.fitting import FitConfig
+from models.registry import config_class
+from pipelines.errors import InputError
+
+
+class Recipe(BaseModel):
+    """A complete training set-up; it is stored with every version it produces."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    ranker: str
+    ranker_settings: dict[str, Any]
+    fit: FitConfig
+
+
+def smoke() -> Recipe:
+    """Train something real in seconds: tests and the demo's first night."""
+    return Recipe(
+        name="smoke",
+        ranker="sasrec",
+        ranker_settings={"dim": 32, "num_layers": 1, "num_heads": 1, "max_length": 32},
+        fit=FitConfig(batch_size=128, max_epochs=3, patience=2),
+    )
+
+
+def nightly() -> Recipe:
+    """Train the ranker that a shop of up to 1e5 items publishes with; a CPU suffices."""
+    return Recipe(
+        name="nightly",
+        ranker="rearec-prl",
+        ranker_settings={"dim": 64, "num_layers": 2, "num_heads": 2, "max_length": 50},
+        fit=FitConfig(batch_size=256, max_epochs=40, patience=4),
+    )
+
+
+def large() -> Recipe:
+    """Train on GPUs: wider, longer, in bf16."""
+    return Recipe(
+        name="large",
+        ranker="rearec-prl",
+        ranker_settings={"dim": 256, "num_layers": 4, "num_heads": 4, "max_length": 200},
+        fit=FitConfig(batch_size=1024, max_epochs=60, patience=5, precision="bf16"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"smoke": smoke, "nightly": nightly, "large": large}
+
+
+def recipe_named(name: str, overrides: dict[str, str] | None = None) -> Recipe:
+    """Look a recipe up and apply `key=value` overrides of its ranker's or its fit's settings.
+
+    Raises:
+        InputError: the recipe or a key is unknown; the nearest known one is named.
+    """
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown recipe {name!r}; the nearest is {near} of {sorted(RECIPES)}")
+    recipe = RECIPES[name]()
+    ranker_settings, fit = dict(recipe.ranker_settings), recipe.fit.model_dump()
+    ranker = (overrides or {}).get("ranker", recipe.ranker)
+    for key, value in (overrides or {}).items():
+        if key == "ranker":
+            continue
+        if key in FitConfig.model_fields:
+            fit[key] = value
+        elif key in config_class(ranker).model_fields:
+            ranker_settings[key] = value
+        else:
+            known = [*FitConfig.model_fields, *config_class(ranker).model_fields]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise InputError(f"recipe {name}: unknown setting {key!r}; the nearest is {near}")
+    known_settings = {
+        key: value
+        for key, value in ranker_settings.items()
+        if key in config_class(ranker).model_fields
+    }
+    return Recipe(name=name, ranker=ranker, ranker_settings=known_settings, fit=FitConfig(**fit))
