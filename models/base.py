@@ -37,6 +37,8 @@ class Ranker(nn.Module, ABC):
         method: What it does, in one line.
         source: The paper it comes from.
         needs: Names of the providers it cannot work without (text vectors, graphs, ...).
+        is_trainable: Whether it learns by gradients.
+        sized_by_data: Buffers whose size the training rows decide.
         config: Its settings.
         num_items: Catalogue size N.
         known_N1: bool [N + 1], items seen in training.
@@ -47,6 +49,7 @@ class Ranker(nn.Module, ABC):
     source: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     is_trainable: ClassVar[bool] = False
+    sized_by_data: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[RankerConfig]] = RankerConfig
 
     known_N1: Tensor
@@ -58,6 +61,14 @@ class Ranker(nn.Module, ABC):
         self.config = config
         self.num_items = num_items
         self.register_buffer("known_N1", torch.zeros(num_items + 1, dtype=torch.bool))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Let buffers whose size depends on the training data take the saved size first."""
+        for name, buffer in self.named_buffers(recurse=False):
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != buffer.shape and name in self.sized_by_data:
+                setattr(self, name, buffer.new_zeros(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def device(self) -> torch.device:
