@@ -1,0 +1,45 @@
+"""After each night's sequences: knowledge for new and changed items, for the same partition.
+
+Items whose content hash, prompt version and model already have an answer cost nothing, so a rerun
+is cheap. The pool `llm_api` bounds what all runs together ask of the endpoint.
+"""
+
+from airflow.sdk import Param, PartitionedAssetTimetable, dag
+
+from dags import assets, policies
+from dags.command import Command, partition_param
+from dags.launch import step
+
+
+@dag(
+    schedule=PartitionedAssetTimetable(assets=assets.SEQUENCES),
+    start_date=policies.START,
+    catchup=False,
+    default_args=policies.DEFAULT_ARGS,
+    deadline=policies.finish_within(hours=4),
+    params={
+        "partition": partition_param(),
+        "max_items": Param(
+            None, type=["null", "integer"], minimum=1, description="items asked about at most"
+        ),
+        "max_cost_usd": Param(
+            None, type=["null", "number"], minimum=0, description="money spent at most"
+        ),
+    },
+    tags=[*policies.TAGS, "llm"],
+    doc_md=__doc__,
+)
+def item_knowledge() -> None:
+    """Wire one night's item knowledge."""
+    step(
+        Command(
+            "build-item-knowledge",
+            image="ray",
+            flags={"--max-items": "max_items", "--max-cost-usd": "max_cost_usd"},
+        ),
+        outlets=[assets.ITEM_KNOWLEDGE],
+        pool=policies.LLM_API,
+    )
+
+
+item_knowledge()
