@@ -75,7 +75,7 @@ class Command:
         given = {path: context["params"].get(name) for path, name in self.settings.items()}
         return {
             "RECKONER_ATTEMPT": str(int(instance.start_date.timestamp() * 1000)),
-            "RECKONER_RUN_ID": f"{instance.dag_id}/{instance.run_id}",
+            "RECKONER_RUN_ID": f"{instance.dag_id}/{instance.run_id}/{instance.try_number}",
         } | {
             f"RECKONER_{path.upper().replace('.', '__')}": str(value)
             for path, value in given.items()

@@ -15,10 +15,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 POOLS = Path(__file__).resolve().with_name("airflow_pools.json")
@@ -116,7 +118,7 @@ class LocalAirflow:
                         cwd=ROOT,
                         stdout=target,
                         stderr=target,
-                        start_new_session=True,  # one group a part: its tasks end with it
+                        start_new_session=True,  # so that `stop` finds its tasks
                     )
                 )
             self._wait_until_healthy(parts)
@@ -176,24 +178,36 @@ def free_port(preferred: int = 0) -> int:
 
 
 def stop(parts: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End every part with its whole process group: politely first, then for certain."""
-    for part in parts:
-        _signal_group(part, signal.SIGTERM)
+    """End every part with all that it started: politely first, then for certain.
+
+    Each part leads a session of its own, and its tasks stay in it although Airflow gives every
+    task its own process group.
+    """
+    leaders = {part.pid for part in parts}
+    _signal(_members(leaders), signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     for part in parts:
-        try:
+        with suppress(subprocess.TimeoutExpired):  # SIGKILL follows
             part.wait(timeout=max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            pass  # SIGKILL follows
-        _signal_group(part, signal.SIGKILL)
+    _signal(_members(leaders), signal.SIGKILL)
+    for part in parts:
         part.wait()
 
 
-def _signal_group(part: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
-        os.killpg(part.pid, number)
-    except ProcessLookupError:
-        pass  # the whole group has ended
+def _members(sessions: Collection[int]) -> list[int]:
+    """The processes that belong to these sessions."""
+    found = []
+    for pid in psutil.pids():
+        with suppress(ProcessLookupError, PermissionError):  # ended meanwhile, or not ours
+            if os.getsid(pid) in sessions:
+                found.append(pid)
+    return found
+
+
+def _signal(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, number)
 
 
 def _write_private(file: Path, values: Mapping[str, str]) -> None:
