@@ -145,15 +145,15 @@ class _PairwiseKL(torch.autograd.Function):
         return grad_STD * grads[0], grad_ND * grads[0], None, None
 
 
-def in_batch_contrast(left_TD: Tensor, right_TD: Tensor, temperature: float) -> Tensor:
+def in_batch_contrast(left_TD: Tensor, right_TD: Tensor) -> Tensor:
     """InfoNCE: row t of the left finds row t of the right among all rows of its chunk.
 
-    Negatives are the rows of the same chunk of `CHUNK_TARGETS`, which bounds memory by the chunk
-    squared however many targets a batch has.
+    Inputs are scaled by the temperature already. Negatives are the rows of the same chunk of
+    `CHUNK_TARGETS`, which bounds memory by the chunk squared however many targets a batch has.
     """
     losses = [
         functional.cross_entropy(
-            left_CD @ right_CD.T / temperature,
+            left_CD @ right_CD.T,
             torch.arange(len(left_CD), device=left_CD.device),
             reduction="sum",
         )

@@ -3,13 +3,14 @@
 Shape legend: B rows, L positions, D width, T real targets, N catalogue size.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.batch import SequenceBatch
+from models.layers.reasoning import BasePass
 from models.layers.transformer import (
     Block,
     BlockSettings,
@@ -36,13 +37,6 @@ class SASRecConfig(NeuralConfig):
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["gelu", "relu"] = "gelu"
     embedding_norm: bool = True
-
-
-class Trace:
-    """What the encoder saw: hidden states and the keys and values of every layer."""
-
-    def __init__(self, hidden_BLD: Tensor, keys: list[Tensor], values: list[Tensor]) -> None:
-        self.hidden_BLD, self.keys, self.values = hidden_BLD, keys, values
 
 
 @register
@@ -77,11 +71,16 @@ class SASRec(NeuralRanker):
         for part in (self.positions, self.blocks):
             part.apply(initialise)
 
+    @property
+    def layers(self) -> list[Block]:
+        """The encoder's layers, first to last."""
+        return [cast(Block, block) for block in self.blocks]
+
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the next item at every position that has one."""
-        trace = self.trace(batch, self.items(batch.item_ids_BL))
+        base = self.base_pass(batch, self.items(batch.item_ids_BL))
         chosen_BL, targets_T = self.targets_of(batch)
-        return {"ce": self.cross_entropy(trace.hidden_BLD[chosen_BL], targets_T)}
+        return {"ce": self.cross_entropy(base.hidden_BLD[chosen_BL], targets_T)}
 
     def targets_of(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """Mark the positions with a target, bool [B, L], and list their targets, int64 [T]."""
@@ -105,21 +104,21 @@ class SASRec(NeuralRanker):
         x_BLD = items_BLD + self.positions(positions_of(batch.valid_BL))
         return functional.dropout(self.embedding_norm(x_BLD), self.config.dropout, self.training)
 
-    def trace(self, batch: SequenceBatch, items_BLD: Tensor) -> Trace:
+    def base_pass(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
         """Run the encoder over all positions."""
         x_BLD = self.embed(batch, items_BLD)
         # In training a batch without padding takes the faster kernel; at inference the kernel must
         # not depend on who shares the batch.
+        mask_B1LL = causal_mask(batch.valid_BL)
         full = self.training and bool(batch.valid_BL.all())
-        mask_B1LL = None if full else causal_mask(batch.valid_BL)
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        for block in self.blocks:
-            x_BLD, k, v = block(x_BLD, mask_B1LL)
+        for block in self.layers:
+            x_BLD, k, v = block(x_BLD, None if full else mask_B1LL)
             keys.append(k)
             values.append(v)
-        return Trace(self.final_norm(x_BLD), keys, values)
+        return BasePass(self.final_norm(x_BLD), keys, values, mask_B1LL)
 
     def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
-        hidden_BLD = self.trace(batch, items_BLD).hidden_BLD
+        hidden_BLD = self.base_pass(batch, items_BLD).hidden_BLD
         return hidden_BLD[:, -1] * batch.valid_BL[:, -1:]

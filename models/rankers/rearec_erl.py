@@ -1,0 +1,57 @@
+"""ReaRec with ensemble reasoning learning: the mean of all states scores.
+
+Shape legend: B rows, L positions, D width, T real targets, S states (K + 1).
+"""
+
+from pydantic import Field
+from torch import Tensor
+
+from models.batch import SequenceBatch
+from models.latent_reasoning import LatentReasoner, ReasoningConfig
+from models.losses import pairwise_kl
+from models.registry import register
+
+
+class ReaRecERLConfig(ReasoningConfig):
+    """Settings of ERL.
+
+    Attributes:
+        kl_weight: Weight of the divergence between the states' item distributions, which the loss
+            rewards.
+        detach_logs: Let the divergence's gradient flow through the probability factor alone, as
+            the published code does.
+    """
+
+    kl_weight: float = Field(default=0.01, ge=0)
+    detach_logs: bool = True
+
+
+@register
+class ReaRecERL(LatentReasoner):
+    """Mean of all reasoning states, with a reward for states that disagree.
+
+    Source: Tang et al., Think Before Recommend, 2025 (arXiv 2503.22675). As in the published code
+    (and unlike the paper's formula) the mean runs over all K + 1 states.
+    """
+
+    name = "rearec-erl"
+    method = "latent thoughts on SASRec, the mean of all states scores (ERL)"
+    source = "Tang et al. 2025 (arXiv 2503.22675)"
+    config_type = ReaRecERLConfig
+    config: ReaRecERLConfig
+
+    def aggregate(self, states_SXD: Tensor) -> Tensor:
+        """Average the chain."""
+        return states_SXD[0] if len(states_SXD) == 1 else states_SXD.mean(dim=0)
+
+    def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Cross-entropy of the mean state, minus the weighted divergence between states."""
+        base = self.base_pass(batch, self.items(batch.item_ids_BL))
+        chosen_BL, targets_T = self.targets_of(batch)
+        states_STD = self.reason(base)[:, chosen_BL]
+        terms = {"ce": self.cross_entropy(self.aggregate(states_STD), targets_T)}
+        if len(states_STD) > 1 and self.config.kl_weight > 0:
+            queries_STD = self.scale_queries(states_STD)
+            spread = pairwise_kl(queries_STD, self.training_vectors(), 1.0, self.config.detach_logs)
+            terms["divergence"] = -self.config.kl_weight * spread
+        return terms

@@ -1,0 +1,96 @@
+"""ReaRec with progressive reasoning learning: every step predicts, flat early and sharp late.
+
+Shape legend: B rows, L positions, Q sampled positions, D width, T real targets, S states (K + 1).
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.batch import SequenceBatch
+from models.latent_reasoning import LatentReasoner, ReasoningConfig
+from models.layers.reasoning import BasePass
+from models.losses import in_batch_contrast
+from models.registry import register
+
+
+class ReaRecPRLConfig(ReasoningConfig):
+    """Settings of PRL.
+
+    Attributes:
+        annealing: Base of the step temperatures: step k of K is judged at annealing^(K - k).
+        step_weight: Weight of the mean cross-entropy over the steps before the last.
+        contrast_weight: Weight of the contrast between noisy and clean chains.
+        noise: Standard deviation of the noise on a thought's input.
+        noise_warmup_epochs: Epochs before the contrast starts.
+    """
+
+    annealing: float = Field(default=5.0, gt=0)
+    step_weight: float = Field(default=1.0, ge=0)
+    contrast_weight: float = Field(default=1.0, ge=0)
+    noise: float = Field(default=0.01, ge=0)
+    noise_warmup_epochs: int = Field(default=2, ge=0)
+
+
+@register
+class ReaRecPRL(LatentReasoner):
+    """The last state scores; earlier ones learn at higher temperatures, and noise must not matter.
+
+    Source: Tang et al., Think Before Recommend, 2025 (arXiv 2503.22675). The contrast pairs each
+    noisy thought with its clean twin among the rows of the batch. Published code runs it on a
+    duplicated batch of prefixes; here it runs from one position drawn per row on the same base pass
+    (an inference: the term asks the chain, not the encoder, to be stable).
+    """
+
+    name = "rearec-prl"
+    method = "latent thoughts on SASRec, step temperatures sharpen towards the last state (PRL)"
+    source = "Tang et al. 2025 (arXiv 2503.22675)"
+    config_type = ReaRecPRLConfig
+    config: ReaRecPRLConfig
+
+    def __init__(self, config: ReaRecPRLConfig, num_items: int) -> None:
+        super().__init__(config, num_items)
+        self._contrasting = config.noise_warmup_epochs == 0
+
+    def start_epoch(self, epoch: int) -> None:
+        """Switch the contrast on once the warm-up is over."""
+        self._contrasting = epoch >= self.config.noise_warmup_epochs
+
+    def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Cross-entropy of the last state, annealed ones of the earlier states, noise contrast."""
+        config = self.config
+        base = self.base_pass(batch, self.items(batch.item_ids_BL))
+        chosen_BL, targets_T = self.targets_of(batch)
+        states = self.reason(base)
+        states_STD = states[:, chosen_BL]
+        terms = {"ce": self.cross_entropy(states_STD[-1], targets_T)}
+        steps = config.reasoning_steps
+        if steps and config.step_weight > 0:
+            early = [
+                self.cross_entropy(states_STD[k], targets_T, config.annealing ** (steps - k))
+                for k in range(steps)
+            ]
+            terms["steps"] = config.step_weight * torch.stack(early).mean()
+        if steps and config.contrast_weight > 0 and self._contrasting and len(targets_T):
+            contrast = self._noise_contrast(base, states, chosen_BL)
+            terms["contrast"] = config.contrast_weight * contrast
+        return terms
+
+    def _noise_contrast(self, base: BasePass, states: Tensor, chosen_BL: Tensor) -> Tensor:
+        """InfoNCE between noisy and clean thoughts at one drawn position per row."""
+        rows_R = chosen_BL.any(dim=1)
+        # Rows without a target draw from a uniform weight and are dropped afterwards.
+        weights_BL = torch.where(rows_R[:, None], chosen_BL, True).float()
+        places_B1 = torch.multinomial(weights_BL, 1)
+        noisy_SBD = self.reason(base, places_B1, noise=self.config.noise)[:, :, 0]
+        index = places_B1[None, :, :, None].expand(len(states), -1, -1, states.shape[-1])
+        clean_SBD = states.gather(2, index)[:, :, 0]
+        per_step = [
+            in_batch_contrast(self.scale_queries(noisy[rows_R]), self.contrast_keys(clean[rows_R]))
+            for noisy, clean in zip(noisy_SBD[1:], clean_SBD[1:], strict=True)
+        ]
+        return torch.stack(per_step).mean()
+
+    def contrast_keys(self, states_BD: Tensor) -> Tensor:
+        """Clean states as the contrast compares them: scaled once, on the query side alone."""
+        return self.scale_queries(states_BD) * self.config.temperature

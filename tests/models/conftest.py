@@ -1,0 +1,47 @@
+"""Small logs and untrained rankers that the model tests share."""
+
+import numpy as np
+import pytest
+import torch
+
+from models import registry
+from models.base import Ranker
+from models.sequences import SequenceStore
+
+NUM_ITEMS = 40
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def random_store(
+    rows: int = 64, num_items: int = NUM_ITEMS, seed: int = 0, shortest: int = 2, longest: int = 14
+) -> SequenceStore:
+    """Random rows in which item ids above `num_items` - 3 never occur."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(shortest, longest + 1, size=rows)
+    items = [rng.integers(1, num_items - 2, size=n).tolist() for n in lengths]
+    times = [np.sort(rng.integers(0, 1000, size=n)).tolist() for n in lengths]
+    actions = [rng.integers(0, 4, size=n).tolist() for n in lengths]
+    return SequenceStore.from_lists(items, times, actions, [f"u{i}" for i in range(rows)])
+
+
+def small_ranker(name: str, store: SequenceStore, seed: int = 0, **overrides: object) -> Ranker:
+    """Build a ranker small enough for tests, statistics fitted, weights moved off their start."""
+    fields = registry.config_class(name).model_fields
+    small = {"dim": 16, "max_length": 12, "num_heads": 2, "dropout": 0.2}
+    settings = {key: value for key, value in small.items() if key in fields} | overrides
+    torch.manual_seed(seed)
+    ranker = registry.build(name, NUM_ITEMS, **settings)
+    ranker.fit_statistics(store)
+    with torch.no_grad():
+        for parameter in ranker.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return ranker.eval()
+
+
+@pytest.fixture
+def store() -> SequenceStore:
+    return random_store()

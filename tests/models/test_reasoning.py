@@ -1,0 +1,209 @@
+"""The all-position form of reasoning against the prefix-by-prefix loop that it replaces."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.batch import SequenceBatch, collate
+from models.latent_reasoning import LatentReasoner
+from models.layers.transformer import causal_mask
+from models.losses import in_batch_contrast, pairwise_kl
+from models.rankers.sasrec import SASRec
+from models.sequences import SequenceStore
+from tests.models.conftest import random_store, small_ranker
+
+NAMES = ["rearec-erl", "rearec-prl"]
+
+
+def naive_chain(ranker: LatentReasoner, batch: SequenceBatch, row: int, upto: int) -> Tensor:
+    """Encode one prefix with its thoughts appended as tokens, afresh for every thought: [S, D]."""
+    one = SequenceBatch(
+        *(
+            values[row : row + 1, : upto + 1]
+            for values in (batch.item_ids_BL, batch.valid_BL, batch.times_BL, batch.actions_BL)
+        )
+    )
+    tokens = ranker.embed(one, ranker.items(one.item_ids_BL))
+    valid = one.valid_BL
+    reasoning = ranker.reasoning
+    assert reasoning is not None
+
+    def last_state(tokens: Tensor, valid: Tensor) -> Tensor:
+        x = tokens
+        for block in ranker.layers:
+            x, _, _ = block(x, causal_mask(valid))
+        return ranker.final_norm(x)[:, -1:]
+
+    states = [last_state(tokens, valid)]
+    for step in range(reasoning.steps):
+        thought = ranker.embedding_norm(states[-1] + reasoning.positions_KD[step])
+        tokens = torch.cat([tokens, thought], dim=1)
+        valid = torch.cat([valid, torch.ones(1, 1, dtype=torch.bool)], dim=1)
+        new = last_state(tokens, valid)
+        if reasoning.gates_KD is not None:
+            new = states[-1] + reasoning.gates_KD[step] * new
+        states.append(new)
+    return torch.cat(states)[:, 0]
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("form", ["published", "gated"])
+@pytest.mark.parametrize("name", NAMES)
+def test_all_positions_equal_the_prefix_loop(
+    name: str, form: str, norm: str, store: SequenceStore
+) -> None:
+    ranker = small_ranker(name, store, reasoning_steps=3, reasoning_form=form, norm=norm)
+    assert isinstance(ranker, LatentReasoner)
+    batch = collate(store, np.arange(6), 12)
+    with torch.no_grad():
+        base = ranker.base_pass(batch, ranker.items(batch.item_ids_BL))
+        states = ranker.reason(base)
+        for row, position in batch.valid_BL.nonzero().tolist():
+            expected = naive_chain(ranker, batch, row, position)
+            torch.testing.assert_close(states[:, row, position], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_position_alone_equals_all_positions(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    assert isinstance(ranker, LatentReasoner)
+    batch = collate(store, np.arange(20), 12)
+    with torch.no_grad():
+        vectors = ranker.items(batch.item_ids_BL)
+        everywhere = ranker.reason(ranker.base_pass(batch, vectors))[:, :, -1]
+        torch.testing.assert_close(
+            ranker.last_states(batch, vectors), everywhere, rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_steps_are_the_backbone_bit_for_bit(name: str, store: SequenceStore) -> None:
+    backbone = small_ranker("sasrec", store, seed=5)
+    ranker = small_ranker(name, store, seed=5, reasoning_steps=0)
+    assert isinstance(backbone, SASRec)
+    assert isinstance(ranker, SASRec)
+    batch = collate(store, np.arange(30), 12, with_targets=True)
+    assert torch.equal(ranker.encode(batch), backbone.encode(batch))
+    losses = []
+    for model in (backbone.train(), ranker.train()):
+        torch.manual_seed(1)
+        terms = model.losses(batch)
+        sum(terms.values()).backward()
+        losses.append(terms["ce"])
+    assert torch.equal(losses[0], losses[1])
+    for mine, theirs in zip(ranker.parameters(), backbone.parameters(), strict=True):
+        assert mine.grad is not None
+        assert torch.equal(mine.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gated_reasoning_starts_as_the_backbone(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store, reasoning_form="gated")
+    assert isinstance(ranker, LatentReasoner)
+    assert ranker.reasoning is not None
+    assert ranker.reasoning.gates_KD is not None
+    batch = collate(store, np.arange(8), 12)
+    with torch.no_grad():
+        ranker.reasoning.gates_KD.zero_()
+        base = ranker.base_pass(batch, ranker.items(batch.item_ids_BL))
+        for state in ranker.reason(base):
+            assert torch.equal(state, base.hidden_BLD)
+
+
+def test_more_thoughts_leave_earlier_ones_alone(store: SequenceStore) -> None:
+    short = small_ranker("rearec-prl", store, reasoning_steps=1)
+    long = small_ranker("rearec-prl", store, reasoning_steps=3)
+    assert isinstance(short, LatentReasoner)
+    assert isinstance(long, LatentReasoner)
+    weights = short.state_dict()
+    name = "reasoning.positions_KD"
+    weights[name] = torch.cat([weights[name], long.state_dict()[name][1:]])
+    long.load_state_dict(weights)
+    batch = collate(store, np.arange(8), 12)
+    with torch.no_grad():
+        few = short.last_states(batch, short.items(batch.item_ids_BL))
+        many = long.last_states(batch, long.items(batch.item_ids_BL))
+    assert torch.equal(few, many[:2])
+    assert not torch.allclose(many[1], many[3])
+
+
+@pytest.mark.parametrize("detach_logs", [True, False])
+@pytest.mark.parametrize("states", [2, 4])
+def test_pairwise_kl_equals_the_loop_over_pairs(states: int, detach_logs: bool) -> None:
+    torch.manual_seed(0)
+    # More targets than one chunk holds, and not a multiple of it.
+    vectors = torch.randn(states, 601, 8, requires_grad=True)
+    items = torch.randn(30, 8, requires_grad=True)
+    logs = (vectors @ items.T / 0.7).log_softmax(-1)
+    pairs = []
+    for i in range(states):
+        for j in range(states):
+            if i != j:
+                gap = logs[i] - logs[j]
+                gap = gap.detach() if detach_logs else gap
+                pairs.append((logs[i].exp() * gap).sum(-1).mean())
+    expected = torch.stack(pairs).mean()
+    wanted = torch.autograd.grad(expected, [vectors, items])
+    found = pairwise_kl(vectors, items, 0.7, detach_logs)
+    torch.testing.assert_close(found, expected)
+    for mine, theirs in zip(torch.autograd.grad(found, [vectors, items]), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_prl_temperatures_sharpen_towards_the_last_step(store: SequenceStore) -> None:
+    ranker = small_ranker(
+        "rearec-prl", store, reasoning_steps=2, annealing=3.0, step_weight=0.5, temperature=0.5
+    )
+    assert isinstance(ranker, LatentReasoner)
+    batch = collate(store, np.arange(10), 12, with_targets=True)
+    terms = ranker.losses(batch)
+    chosen, targets = ranker.targets_of(batch)
+    base = ranker.base_pass(batch, ranker.items(batch.item_ids_BL))
+    states = ranker.reason(base)[:, chosen]
+    weight = ranker.items.weight[1:]
+
+    def loss_at(state: int, temperature: float) -> Tensor:
+        return torch.nn.functional.cross_entropy(
+            states[state] @ weight.T / temperature, targets - 1
+        )
+
+    torch.testing.assert_close(terms["ce"], loss_at(2, 0.5))
+    early = (loss_at(0, 0.5 * 9.0) + loss_at(1, 0.5 * 3.0)) / 2
+    torch.testing.assert_close(terms["steps"], 0.5 * early)
+
+
+def test_erl_scores_the_mean_of_all_states(store: SequenceStore) -> None:
+    ranker = small_ranker("rearec-erl", store, reasoning_steps=2)
+    assert isinstance(ranker, LatentReasoner)
+    batch = collate(store, np.arange(10), 12)
+    with torch.no_grad():
+        states = ranker.last_states(batch, ranker.items(batch.item_ids_BL))
+        torch.testing.assert_close(ranker.encode(batch), (states[0] + states[1] + states[2]) / 3)
+
+
+def test_noise_contrast_starts_after_its_warm_up(store: SequenceStore) -> None:
+    ranker = small_ranker("rearec-prl", store, noise_warmup_epochs=2).train()
+    batch = collate(store, np.arange(10), 12, with_targets=True)
+    seen = []
+    for epoch in range(4):
+        ranker.start_epoch(epoch)
+        seen.append("contrast" in ranker.losses(batch))
+    assert seen == [False, False, True, True]
+
+
+def test_contrast_is_the_cross_entropy_of_finding_oneself() -> None:
+    torch.manual_seed(0)
+    left, right = torch.randn(7, 4), torch.randn(7, 4)
+    expected = -(left @ right.T).log_softmax(dim=1).diagonal().mean()
+    torch.testing.assert_close(in_batch_contrast(left, right), expected)
+
+
+def test_rows_without_targets_do_not_break_the_contrast() -> None:
+    store = random_store(rows=12)
+    ranker = small_ranker("rearec-prl", store, noise_warmup_epochs=0).train()
+    batch = collate(store, np.arange(12), 12, with_targets=True)
+    assert batch.targets_BL is not None
+    batch.targets_BL[:5] = 0
+    terms = ranker.losses(batch)
+    assert all(torch.isfinite(term) for term in terms.values())
