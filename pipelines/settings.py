@@ -128,6 +128,7 @@ class GateSettings(Group):
     max_slice_loss: float = Field(0.2, ge=0, le=1, description="share a slice may lose to champion")
     min_slice_users: int = Field(50, ge=1, description="smaller slices are reported, not gated")
     min_users: int = Field(20, ge=1, description="fewer test users refuse")
+    max_users: int = Field(100_000, ge=100, description="test users judged at most")
     bootstrap_samples: int = Field(1000, ge=100)
 
 

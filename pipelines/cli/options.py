@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.errors import InputError
 from pipelines.settings import load_settings
 from pipelines.step import Context, Result, open_context, run_step
 
@@ -16,6 +17,21 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Work everything out and
 PartitionOption = Annotated[
     str, typer.Option("--partition", help="The night's UTC date, such as 2026-03-01.")
 ]
+
+
+def key_values(pairs: list[str] | None) -> dict[str, str]:
+    """Read repeated `--set key=value` options.
+
+    Raises:
+        InputError: one of them has no `=`.
+    """
+    values = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set {pair!r}: write key=value, such as dim=64")
+        values[key.strip()] = value.strip()
+    return values
 
 
 def answer(result: Any, as_json: bool, render: Callable[[Any], str] | None = None) -> None:

@@ -35,7 +35,8 @@ def ray_cluster(settings: RaySettings) -> Iterator[None]:
             address="local",
             include_dashboard=False,
             object_store_memory=settings.object_store_mb * 2**20,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
             _node_ip_address="127.0.0.1",
         )
     try:
@@ -46,7 +47,7 @@ def ray_cluster(settings: RaySettings) -> Iterator[None]:
 
 def _join(address: str) -> None:
     try:
-        ray.init(address=address, logging_level=logging.WARNING)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:
         raise ServiceUnavailable(
             f"no Ray cluster answers at {address} (RECKONER_RAY__ADDRESS): {error}"

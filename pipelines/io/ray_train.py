@@ -5,6 +5,7 @@ order of rows must be the same after a restart) and all take the same number of 
 holds the fitter's whole state: weights, optimiser, random numbers and the place in the data.
 """
 
+import io
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
-import structlog
 import torch
+from pyarrow.fs import FileSystem, FileType
 from torch import Tensor
 
 from models.base import Ranker
@@ -26,11 +27,9 @@ from pipelines.errors import InputError
 from pipelines.histories import Shard, read_histories, split_histories
 from pipelines.io.cluster import ray_cluster
 from pipelines.io.lake import Lake
-from pipelines.logs import configure_logging
+from pipelines.io.progress import progress_board
 from pipelines.run import Run
 from pipelines.settings import Settings, TrainSettings
-
-log = structlog.get_logger()
 
 FINAL, FAILED = "final", "failed"
 FINAL_FILE = "final.pt"
@@ -84,16 +83,37 @@ def storage_folder(settings: Settings) -> str:
     return str(Path(settings.lake_uri).absolute().parent / "training")
 
 
+def store_start(name: str, settings: Settings, state: dict[str, Tensor]) -> str:
+    """Write the ranker's first state where every worker reads it; returns the file's address."""
+    uri = f"{storage_folder(settings)}/{name}.start.pt"
+    files, path = FileSystem.from_uri(uri)
+    files.create_dir(path.rsplit("/", 1)[0])
+    content = io.BytesIO()
+    torch.save(dict(state), content)
+    with files.open_output_stream(path) as stream:
+        stream.write(content.getvalue())
+    return uri
+
+
+def forget(name: str, settings: Settings) -> None:
+    """Delete a finished run's checkpoints and first state."""
+    files, folder = FileSystem.from_uri(f"{storage_folder(settings)}/{name}")
+    if files.get_file_info(folder).type == FileType.Directory:
+        files.delete_dir(folder)
+    if files.get_file_info(f"{folder}.start.pt").type == FileType.File:
+        files.delete_file(f"{folder}.start.pt")
+
+
 def train_on_ray(job: Job, settings: Settings) -> Trained:
     """Run the job to its end, resuming what an earlier attempt left.
 
     Raises:
         InputError: the loss stopped being finite; names the step and the last good checkpoint.
     """
-    with ray_cluster(settings.ray):
+    with ray_cluster(settings.ray), progress_board() as board:
         trainer = ray.train.torch.TorchTrainer(
             _worker,
-            train_loop_config=asdict(job),
+            train_loop_config={"job": asdict(job), "board": board},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=settings.ray.num_workers,
                 use_gpu=settings.ray.use_gpu,
@@ -120,10 +140,9 @@ def train_on_ray(job: Job, settings: Settings) -> Trained:
 
 def _worker(config: dict[str, Any]) -> None:
     """Train on this worker's shard; runs on every Ray Train worker."""
-    job = Job(**config)
+    job, board = Job(**config["job"]), config["board"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    configure_logging("info" if rank == 0 else "warning")
     torch.set_num_threads(job.threads)
     device = ray.train.torch.get_device()
     checkpoint = ray.train.get_checkpoint()
@@ -134,7 +153,7 @@ def _worker(config: dict[str, Any]) -> None:
     fitter = _fitter(job, rank, world, device)
     if checkpoint is not None:
         _resume(fitter, checkpoint, rank)
-        log.info("resumed", run=job.name, step=fitter.step, epoch=fitter.epoch)
+        board.add.remote({"event": "resumed", "run": job.name, "step": fitter.step})
     saved = [""]
 
     def after_step(state: StepState) -> None:
@@ -144,7 +163,8 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         while not fitter.finished:
             result = fitter.run_epoch(after_step)
-            _log_epoch(result)
+            if rank == 0:
+                board.add.remote(_line(result))
             saved[0] = _save(fitter, rank, {"validation": result.validation or 0.0})
     except NonFiniteLossError as error:
         good = saved[0] or "none yet"
@@ -160,7 +180,9 @@ def _fitter(job: Job, rank: int, world: int, device: torch.device) -> Fitter:
     store = read_histories(lake, job.ds, job.actions, Shard(rank, world))
     split = split_histories(store, TrainSettings(**job.train), job.cuts)
     ranker = from_spec(job.spec)
-    ranker.load_state_dict(torch.load(job.start, weights_only=True))
+    files, path = FileSystem.from_uri(job.start)
+    with files.open_input_file(path) as stream:
+        ranker.load_state_dict(torch.load(io.BytesIO(stream.read()), weights_only=True))
     forward: Callable[[SequenceBatch], dict[str, Tensor]] = ranker
     if world > 1:
         wrapped = ray.train.torch.prepare_model(ranker)
@@ -252,13 +274,13 @@ def _resume(fitter: Fitter, checkpoint: ray.train.Checkpoint, rank: int) -> None
     fitter.load_state_dict(state)
 
 
-def _log_epoch(result: EpochResult) -> None:
-    log.info(
-        "epoch",
-        epoch=result.epoch + 1,
-        loss=round(sum(result.losses.values()), 4),
-        validation_ndcg_at_10=None if result.validation is None else round(result.validation, 5),
-        best=result.best,
-        targets=result.targets,
-        cpu_seconds=result.cpu_seconds,
-    )
+def _line(result: EpochResult) -> dict[str, Any]:
+    return {
+        "event": "epoch",
+        "epoch": result.epoch + 1,
+        "loss": round(sum(result.losses.values()), 4),
+        "validation_ndcg_at_10": result.validation and round(result.validation, 5),
+        "best": result.best,
+        "targets": result.targets,
+        "cpu_seconds": result.cpu_seconds,
+    }

@@ -63,7 +63,7 @@ class Card(BaseModel):
     input_versions: dict[str, int]
     inputs: dict[str, str | None]
     cuts: tuple[int, int]
-    metrics: dict[str, dict[str, tuple[float, float, float]]]
+    metrics: dict[str, dict[str, tuple[float, float | None, float | None]]]
     curve: list[dict[str, float]]
     environment: dict[str, str]
     code_version: str
@@ -82,7 +82,7 @@ class Registry:
         with _reaching(self.tracking_uri):
             self._client = MlflowClient(self.tracking_uri, self.tracking_uri)
 
-    def register(self, card: Card, weights: dict[str, Tensor]) -> str:
+    def register(self, card: Card, weights: dict[str, Tensor], tags: dict[str, str]) -> str:
         """Store a trained ranker as a new version and point `challenger` at it."""
         with _reaching(self.tracking_uri):
             run = self._client.create_run(self._experiment(), run_name=card.partition)
@@ -96,7 +96,8 @@ class Registry:
                 MODEL,
                 source=f"{run.info.artifact_uri}/ranker",
                 run_id=run_id,
-                tags={
+                tags=tags
+                | {
                     "ranker": card.ranker_name,
                     "recipe": str(card.recipe["name"]),
                     "partition": card.partition,
@@ -105,8 +106,20 @@ class Registry:
                     "code_version": card.code_version,
                 },
             )
-            self._client.set_registered_model_alias(MODEL, CHALLENGER, version.version)
+        self.challenge(str(version.version))
         return str(version.version)
+
+    def challenge(self, version: str) -> None:
+        """Point `challenger` at a version."""
+        with _reaching(self.tracking_uri):
+            self._client.set_registered_model_alias(MODEL, CHALLENGER, version)
+
+    def with_tag(self, key: str, value: str) -> str | None:
+        """The newest version that carries a tag, or None."""
+        with _reaching(self.tracking_uri):
+            found = self._client.search_model_versions(f"name='{MODEL}'")
+        matching = [str(one.version) for one in found if one.tags.get(key) == value]
+        return max(matching, key=int, default=None)
 
     def resolve(self, reference: str) -> str:
         """Turn an alias or a version number into a version number.
@@ -219,10 +232,9 @@ class Registry:
             for metric, (mean, low, high) in values.items():
                 clean = f"test/{slice_name}/{metric.replace('@', '_at_')}"
                 ends = {"": mean, "_ci_low": low, "_ci_high": high}
-                points += [Metric(clean + end, number, 0, 0) for end, number in ends.items()]
-        finite = [point for point in points if point.value == point.value]
-        for start in range(0, len(finite), 500):
-            self._client.log_batch(run_id, metrics=finite[start : start + 500])
+                points += [Metric(clean + end, v, 0, 0) for end, v in ends.items() if v is not None]
+        for start in range(0, len(points), 500):
+            self._client.log_batch(run_id, metrics=points[start : start + 500])
 
     @contextmanager
     def _folder(self, version: str) -> Iterator[Path]:

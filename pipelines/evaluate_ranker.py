@@ -1,0 +1,41 @@
+"""Judge one registered version on a night's test users."""
+
+from pipelines.catalogue_index import require_same_index
+from pipelines.errors import InputError
+from pipelines.histories import read_histories, split_histories
+from pipelines.io.tracking import MODEL, Registry
+from pipelines.judgement import deciding_users, judge, publish_metrics
+from pipelines.step import Context, Result
+
+
+def run(context: Context, reference: str) -> Result:
+    """Evaluate `NAME@ALIAS_OR_VERSION` and write its rows of `ranker_metrics`.
+
+    Raises:
+        InputError: the reference is malformed, unknown, or was trained on another item index.
+    """
+    name, _, wanted = reference.partition("@")
+    if name != MODEL or not wanted:
+        raise InputError(
+            f"--model {reference!r}: write {MODEL}@ALIAS_OR_VERSION, such as {MODEL}@3"
+        )
+    registry = Registry(context.settings)
+    version = registry.resolve(wanted)
+    ranker, card = registry.load(version)
+    require_same_index(
+        context.lake, ranker.num_items, card.index_fingerprint, f"{MODEL} version {version}"
+    )
+    store = read_histories(context.lake, context.ds, card.actions)
+    split = split_histories(store, context.settings.train)
+    users = deciding_users(context, split)
+    if not len(users):
+        raise InputError(f"partition {context.ds} has no test user: nothing can be evaluated")
+    judgement = judge(ranker, users, split, context.settings.recommend.allow_repeats)
+    publish_metrics(context, {version: judgement})
+    return {
+        "model": MODEL,
+        "version": version,
+        "ranker": card.ranker_name,
+        "test_users": len(users),
+        "metrics": judgement.table(),
+    }

@@ -1,0 +1,84 @@
+"""The promotion gate: challenger against champion and baselines, on the same users."""
+
+from dataclasses import asdict
+
+import structlog
+
+from models.base import Ranker
+from models.evaluation import Split
+from models.registry import build
+from pipelines.catalogue_index import require_same_index
+from pipelines.errors import GateRefused
+from pipelines.gate import decide, reasons
+from pipelines.histories import read_histories, split_histories
+from pipelines.io.tracking import CHALLENGER, CHAMPION, MODEL, Registry
+from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
+from pipelines.step import Context, Result
+
+log = structlog.get_logger()
+
+
+def run(context: Context) -> Result:
+    """Promote the challenger, or refuse it with reasons.
+
+    Raises:
+        InputError: there is no challenger, or a model was trained on another item index.
+        GateRefused: a check failed; the champion stays.
+    """
+    registry = Registry(context.settings)
+    challenger = registry.resolve(CHALLENGER)
+    champion = registry.find(CHAMPION)
+    if challenger == champion:
+        return {"model": MODEL, "champion": champion, "promoted": False, "why": "already champion"}
+    judged = {challenger: _judge_version(context, registry, challenger)}
+    if champion is not None:
+        judged[champion] = _judge_version(context, registry, champion)
+    baselines = _judge_baselines(context, registry.card(challenger).actions)
+    findings = decide(
+        judged[challenger], judged.get(champion or ""), baselines, context.settings.gate
+    )
+    for finding in findings:
+        log.info("gate", check=finding.check, passed=finding.passed, detail=finding.detail)
+    publish_metrics(context, judged | {f"baseline:{name}": one for name, one in baselines.items()})
+    refused = reasons(findings)
+    if not context.dry_run:
+        registry.note(challenger, "gate", "; ".join(refused) or f"passed on {context.ds}")
+    if refused:
+        raise GateRefused(f"{MODEL} version {challenger} is not promoted", refused)
+    if not context.dry_run:
+        registry.promote(challenger)
+    return {
+        "model": MODEL,
+        "champion": challenger,
+        "previous_champion": champion,
+        "promoted": not context.dry_run,
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _judge_version(context: Context, registry: Registry, version: str) -> Judgement:
+    ranker, card = registry.load(version)
+    name = f"{MODEL} version {version}"
+    require_same_index(context.lake, ranker.num_items, card.index_fingerprint, name)
+    return _judge(context, ranker, _split(context, card.actions))
+
+
+def _judge_baselines(context: Context, actions: tuple[str, ...]) -> dict[str, Judgement]:
+    split = _split(context, actions)
+    num_items = context.lake.read("item_index", columns=["item_idx"]).num_rows
+    judged = {}
+    for name in context.settings.gate.baselines:
+        ranker = build(name, num_items)
+        ranker.fit_statistics(split.train)
+        judged[name] = _judge(context, ranker.eval(), split)
+    return judged
+
+
+def _split(context: Context, actions: tuple[str, ...]) -> Split:
+    store = read_histories(context.lake, context.ds, actions)
+    return split_histories(store, context.settings.train)
+
+
+def _judge(context: Context, ranker: Ranker, split: Split) -> Judgement:
+    repeats = context.settings.recommend.allow_repeats
+    return judge(ranker, deciding_users(context, split), split, repeats)
