@@ -103,8 +103,8 @@ def metric_rows(version: str, judgement: Judgement) -> pa.Table:
                     "slice": slice_name,
                     "metric": metric,
                     "value": value,
-                    "ci_low": None if np.isnan(low) else low,
-                    "ci_high": None if np.isnan(high) else high,
+                    "ci_low": low,
+                    "ci_high": high,
                     "num_users": count,
                 }
             )
