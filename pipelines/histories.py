@@ -52,10 +52,7 @@ def read_histories(
     Raises:
         InputError: the partition has no rows.
     """
-    if ds not in lake.partitions("sequences"):
-        raise InputError(
-            f"table sequences has no partition {ds}: run reckoner build-sequences --partition {ds}"
-        )
+    _require(lake, ds)
     lake.run.used("sequences", ds, lake.content("sequences", ds))
     pieces = [
         _piece(batch, actions, shard or Shard()) for batch in _batches(lake, ds) if batch.num_rows
@@ -71,6 +68,7 @@ def read_histories(
 
 def action_names(lake: Lake, ds: str) -> tuple[str, ...]:
     """Every action in a sequences partition, sorted: the vocabulary of a new ranker."""
+    _require(lake, ds)
     found: set[str] = set()
     for batch in _batches(lake, ds, ["action"]):
         found.update(pc.unique(pc.list_flatten(batch["action"])).to_pylist())
@@ -99,6 +97,13 @@ def time_cuts(store: SequenceStore, settings: TrainSettings) -> tuple[int, int]:
             f"train.validation_share={settings.validation_share}: nothing would be left to test on"
         )
     return int(times[first]), int(times[second])
+
+
+def _require(lake: Lake, ds: str) -> None:
+    if ds not in lake.partitions("sequences"):
+        raise InputError(
+            f"table sequences has no partition {ds}: run reckoner build-sequences --partition {ds}"
+        )
 
 
 def _batches(lake: Lake, ds: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
