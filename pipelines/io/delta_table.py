@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import pyarrow as pa
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 

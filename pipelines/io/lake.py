@@ -6,54 +6,47 @@ delta-rs does not refuse a repeated one, so it is read first, and a conflict re-
 publish whose contents and inputs equal what is there commits nothing.
 """
 
-import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
 from pipelines.errors import InputError, ServiceUnavailable
+from pipelines.io.commit_log import CommitLog
 from pipelines.io.content_hash import combine
+from pipelines.io.delta_table import create_table, grow_table, open_table, trouble
 from pipelines.io.staging import StagedFile, stage_file
 from pipelines.run import Run
-from pipelines.tables import CONTRACTS, Contract
+from pipelines.tables import CONTRACTS
 
 log = structlog.get_logger()
 
 COMMIT_TRIES = 60
-CONFIGURATION = {
-    # Staleness is judged from the commits' own metadata, so the log is kept for ten years.
-    "delta.logRetentionDuration": "interval 3650 days",
-    "delta.deletedFileRetentionDuration": "interval 7 days",
-    "delta.checkpointInterval": "50",
-}
-VERSION_KEY = "reckoner.contractVersion"
-UNREADABLE = {
-    "deletionVectors": "deletion vectors",
-    "columnMapping": "column mapping",
-    "v2Checkpoint": "v2 checkpoints",
-}
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What a publish did."""
+    """What a publish did.
+
+    Attributes:
+        changed: a new version was committed.
+        outdated: nothing was, because a newer attempt had published the partition already.
+    """
 
     table: str
     ds: str | None
     version: int
     rows: int
     changed: bool
+    outdated: bool = False
 
 
 @dataclass
@@ -64,7 +57,7 @@ class Lake:
     run: Run
     storage_options: dict[str, str] = field(default_factory=dict)
     _open: dict[str, DeltaTable] = field(default_factory=dict)
-    _commits: dict[str, tuple[int, dict[str, dict[str, Any]]]] = field(default_factory=dict)
+    _logs: dict[str, CommitLog] = field(default_factory=dict)
 
     def table_uri(self, table: str) -> str:
         """The address of a table."""
@@ -84,9 +77,12 @@ class Lake:
         options = self.storage_options or None
         self._open[table] = DeltaTable(self.table_uri(table), version, options)
 
-    def refresh(self, table: str) -> None:
-        """Forget the pinned version: the next read sees the newest."""
-        self._open.pop(table, None)
+    def refresh(self, table: str | None = None) -> None:
+        """Forget the pinned version of a table, or of all: the next read sees the newest."""
+        if table is None:
+            self._open.clear()
+        else:
+            self._open.pop(table, None)
 
     def partitions(self, table: str) -> list[str]:
         """The dates that have rows, ascending."""
@@ -118,7 +114,10 @@ class Lake:
         if handle is None:
             raise InputError(f"table {table} does not exist in the lake {self.uri}")
         self.run.saw(table, handle.version())
-        return handle.to_pyarrow_dataset()
+        try:
+            return handle.to_pyarrow_dataset()
+        except (DeltaError, OSError) as error:
+            raise trouble(handle.table_uri, f"table {table} cannot be read", error) from error
 
     def read(
         self, table: str, ds: str | None = None, columns: Sequence[str] | None = None
@@ -155,19 +154,20 @@ class Lake:
             return None
         return self.provenance(table, ds).get("content_hash")
 
+    def published(self, table: str) -> list[str]:
+        """The dates that were ever published, ascending, also where that left no rows."""
+        handle = self._load(table)
+        return [] if handle is None else sorted(self._log(table).published(handle))
+
     def provenance(self, table: str, ds: str) -> dict[str, Any]:
         """The metadata of the commit that published a partition (empty where unknown)."""
         handle = self._load(table)
-        if handle is None:
-            return {}
-        version, commits = self._commits.get(table, (-1, {}))
-        if version != handle.version():
-            commits = {}
-            for commit in handle.history():  # newest first
-                if "content_hash" in commit:
-                    commits.setdefault(str(commit["partition"]), commit)
-            self._commits[table] = (handle.version(), commits)
-        return dict(commits.get(ds, {}))
+        return {} if handle is None else dict(self._log(table).published(handle).get(ds, {}))
+
+    def attempt(self, table: str, ds: str) -> int:
+        """The number of the attempt that last published a partition; 0 where none has."""
+        handle = self._load(table)
+        return 0 if handle is None else handle.transaction_version(_guard(table, ds)) or 0
 
     def ensure(self, table: str) -> DeltaTable:
         """Create the table from its contract, or grow it by the contract's new columns.
@@ -176,25 +176,17 @@ class Lake:
             InputError: the lake cannot be written, or the table follows a newer contract.
         """
         contract = CONTRACTS[table]
-        handle = self._load(table) or self._create(contract)
-        written_by = int(handle.metadata().configuration.get(VERSION_KEY) or 0)
-        if written_by > contract.version:
-            raise InputError(
-                f"table {table} follows contract version {written_by}, this code knows "
-                f"{contract.version}: upgrade Reckoner before writing it"
-            )
-        present = {column.name for column in handle.schema().fields}
-        added = [column for column in contract.schema if column.name not in present]
-        if added:
-            from deltalake import Schema
-
-            handle.alter.add_columns(list(Schema.from_arrow(pa.schema(added)).fields))
-        if written_by < contract.version:
-            handle.alter.set_table_properties(
-                {VERSION_KEY: str(contract.version)}, raise_if_not_exists=False
-            )
-            handle = self._pin(table)
-        return handle
+        for _ in self._attempts(table):
+            handle = self._load(table)
+            try:
+                if handle is None:
+                    create_table(contract, self.table_uri(table), self.storage_options)
+                elif not grow_table(contract, handle):
+                    return handle
+            except CommitFailedError:
+                log.debug("another writer grew the table first", table=table)
+            self.refresh(table)
+        raise AssertionError("unreachable")
 
     def stage(
         self, table: str, ds: str | None, batches: Iterable[pa.Table | pa.RecordBatch]
@@ -246,10 +238,9 @@ class Lake:
             if not new.num_rows:
                 return Commit(table, None, handle.version(), 0, False)
             try:
-                self._write(
-                    table, None, self.stage(table, None, [new]), "append", f"reckoner/{table}"
-                )
-                return Commit(table, None, self._pin(table).version(), new.num_rows, True)
+                staged = self.stage(table, None, [new])
+                version = self._write(table, None, staged, "append", f"reckoner/{table}")
+                return Commit(table, None, version, new.num_rows, True)
             except CommitFailedError:
                 self.refresh(table)
         raise AssertionError("unreachable")
@@ -271,28 +262,30 @@ class Lake:
 
     def _rows(self, table: str, ds: str | None) -> pa.Table:
         """Read without recording: a table's own earlier contents are not an input."""
-        unrecorded = Lake(self.uri, Run.unrecorded(), self.storage_options, self._open)
+        unrecorded = Lake(self.uri, Run.unrecorded(), self.storage_options, self._open, self._logs)
         return unrecorded.read(table, ds)
 
     def _commit_once(
         self, table: str, ds: str, staged: Sequence[StagedFile], guard: str = ""
     ) -> Commit:
         handle = self.ensure(table)
-        app = f"reckoner/{table}/{ds}{guard}"
+        app = _guard(table, ds) + guard
         rows = sum(piece.rows for piece in staged)
         content = combine([piece.content for piece in staged])
         seen = handle.transaction_version(app)
         if seen is not None and seen > self.run.attempt:
             log.warning("a newer attempt has published", table=table, ds=ds, attempt=seen)
-            return Commit(table, ds, handle.version(), 0, False)
-        if self.content(table, ds) == content and self.provenance(table, ds).get(
-            "inputs"
-        ) == self.run.inputs_json(table, ds):
+            return Commit(table, ds, handle.version(), 0, False, outdated=True)
+        inputs = self.run.inputs_json(table, ds)
+        last = self.provenance(table, ds)
+        there = ds in self.partitions(table)
+        same = last.get("content_hash") == content and last.get("inputs") == inputs
+        if same and there == bool(staged):
             return Commit(table, ds, handle.version(), rows, False)
-        if not staged and ds not in self.partitions(table):
+        if not (staged or there) and inputs == "{}":
+            # An empty partition is committed where it was derived: its inputs may yet change.
             return Commit(table, ds, handle.version(), 0, False)
-        self._write(table, ds, staged, "overwrite", app, content)
-        version = self._pin(table).version()
+        version = self._write(table, ds, staged, "overwrite", app, content)
         self.run.wrote(table, version, rows)
         return Commit(table, ds, version, rows, True)
 
@@ -304,8 +297,10 @@ class Lake:
         mode: str,
         app: str,
         content: str | None = None,
-    ) -> None:
+    ) -> int:
+        """Commit once, on top of the pinned version, and return the new one."""
         handle = self.ensure(table)
+        version = handle.version() + 1
         values = {"ds": ds} if ds else {}
         adds = [
             AddAction(piece.path, piece.size, values, _milliseconds(), True, piece.stats)
@@ -314,18 +309,24 @@ class Lake:
         metadata = {**self.run.metadata(table, ds), "contract": str(CONTRACTS[table].version)}
         if content is not None:
             metadata["content_hash"] = content
-        handle.create_write_transaction(
-            list(adds),
-            mode,
-            handle.schema(),
-            partition_by=["ds"] if ds else None,
-            partition_filters=[("ds", "=", ds)] if ds else None,
-            commit_properties=CommitProperties(
-                custom_metadata=metadata,
-                app_transactions=[Transaction(app, self.run.attempt)],
-                max_commit_retries=0,  # a retry must read the guard again, so it is ours to make
-            ),
+        properties = CommitProperties(
+            custom_metadata=metadata,
+            app_transactions=[Transaction(app, self.run.attempt)],
+            max_commit_retries=0,  # a retry must read the guard again, so it is ours to make
         )
+        try:
+            handle.create_write_transaction(
+                list(adds),
+                mode,
+                handle.schema(),
+                partition_by=["ds"] if ds else None,
+                partition_filters=[("ds", "=", ds)] if ds else None,
+                commit_properties=properties,
+            )
+        except OSError as error:
+            raise trouble(handle.table_uri, f"table {table} cannot be written", error) from error
+        self.refresh(table)
+        return version
 
     def _attempts(self, table: str) -> Iterator[int]:
         for attempt in range(COMMIT_TRIES):
@@ -335,66 +336,21 @@ class Lake:
             f"table {table}: {COMMIT_TRIES} commits in a row met another writer; run the step again"
         )
 
-    def _pin(self, table: str) -> DeltaTable:
-        self.refresh(table)
-        handle = self._load(table)
-        assert handle is not None
-        return handle
-
     def _load(self, table: str) -> DeltaTable | None:
-        if table in self._open:
-            return self._open[table]
-        uri = self.table_uri(table)
-        if "://" not in uri and not (Path(uri) / "_delta_log").is_dir():
-            return None
-        try:
-            handle = DeltaTable(uri, storage_options=self.storage_options or None)
-        except TableNotFoundError:
-            return None
-        except OSError as error:
-            raise InputError(f"table {table} at {uri} cannot be opened: {error}") from error
-        features = handle.protocol().reader_features or []
-        for feature, words in UNREADABLE.items():
-            if feature in features:
-                raise InputError(
-                    f"table {table} at {uri} uses {words}, which this reader cannot read; "
-                    f"rewrite it without the feature {feature}"
-                )
-        self._open[table] = handle
+        handle = self._open.get(table) or open_table(
+            table, self.table_uri(table), self.storage_options
+        )
+        if handle is not None:
+            self._open[table] = handle
         return handle
 
-    def _create(self, contract: Contract) -> DeltaTable:
-        uri = self.table_uri(contract.name)
-        configuration = {**CONFIGURATION, VERSION_KEY: str(contract.version)}
-        if contract.change_feed:
-            configuration["delta.enableChangeDataFeed"] = "true"
-        try:
-            if "://" not in uri:
-                os.makedirs(uri, exist_ok=True)
-            handle = DeltaTable.create(
-                uri,
-                contract.schema,
-                mode="ignore",
-                partition_by=["ds"] if contract.by_ds else None,
-                description=contract.about,
-                configuration=configuration,
-                storage_options=self.storage_options or None,
-                raise_if_key_not_exists=False,
-            )
-            for check in contract.checks:
-                handle.alter.add_constraint({check.name: check.sql})
-        except CommitFailedError:
-            log.debug("another writer created the table first", table=contract.name)
-        except OSError as error:
-            raise InputError(f"the lake {self.uri} cannot be written: {error}") from error
-        return self._pin(contract.name)
+    def _log(self, table: str) -> CommitLog:
+        return self._logs.setdefault(table, CommitLog())
+
+
+def _guard(table: str, ds: str) -> str:
+    return f"reckoner/{table}/{ds}"
 
 
 def _milliseconds() -> int:
     return time.time_ns() // 1_000_000
-
-
-def input_versions(metadata: dict[str, Any]) -> dict[str, int]:
-    """Read the table versions out of a commit's metadata."""
-    versions: dict[str, int] = json.loads(metadata.get("input_versions", "{}"))
-    return versions

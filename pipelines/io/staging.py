@@ -18,6 +18,7 @@ from pyarrow import fs as pa_fs
 
 from pipelines.errors import InputError
 from pipelines.io.content_hash import hash_rows
+from pipelines.io.delta_table import trouble
 from pipelines.tables import CONTRACTS
 
 ROWS_PER_GROUP = 131_072
@@ -50,7 +51,9 @@ def stage_file(
     """Write one file from batches in the contract's columns; None where there is no row.
 
     Raises:
-        InputError: a row breaks the contract; the partial file is deleted.
+        InputError: a row breaks the contract (the partial file is deleted), or the lake cannot
+            be written.
+        ServiceUnavailable: the object store did not answer.
     """
     contract = CONTRACTS[table]
     folder = f"ds={ds}/" if contract.by_ds else ""
@@ -74,17 +77,19 @@ def stage_file(
             rows += piece.num_rows
             content = (content + hash_rows(piece)) % 2**64
             _widen(bounds, piece)
+        if writer is None:
+            return None
+        writer.close()
+        sink.close()
+        size = files.get_file_info(path).size
+    except OSError as error:  # what was written of the file is an orphan that vacuum removes
+        raise trouble(table_uri, f"table {table} cannot be written", error) from error
     except BaseException:
         if writer is not None:
             writer.close()
             sink.close()
             files.delete_file(path)
         raise
-    if writer is None:
-        return None
-    writer.close()
-    sink.close()
-    size = files.get_file_info(path).size
     return StagedFile(path, size, rows, content, _delta_stats(rows, bounds))
 
 
