@@ -91,18 +91,19 @@ class Lake:
             return []
         return sorted({str(part["ds"]) for part in handle.partitions()})
 
-    def files(self, table: str, partitions: Sequence[str] | None = None) -> list[str]:
-        """Paths of the live files, relative to the table, of the partitions or of all of them."""
+    def files(self, table: str, partitions: Sequence[str] | None = None) -> dict[str, int]:
+        """Bytes per live file (path relative to the table), of the partitions or of all."""
         handle = self._load(table)
         if handle is None:
-            return []
+            return {}
         actions = pa.table(handle.get_add_actions(flatten=True))
-        paths: list[str] = actions["path"].to_pylist()
-        if partitions is None:
-            return sorted(paths)
-        wanted = set(partitions)
-        days = actions["partition.ds"].to_pylist()
-        return sorted(path for path, day in zip(paths, days, strict=True) if day in wanted)
+        sizes = dict(
+            zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
+        )
+        if partitions is not None:
+            wanted = {f"ds={ds}" for ds in partitions}
+            sizes = {path: size for path, size in sizes.items() if path.split("/")[0] in wanted}
+        return dict(sorted(sizes.items()))
 
     def dataset(self, table: str) -> Any:
         """The pinned version as a pyarrow dataset, to stream; its reading is recorded.

@@ -6,13 +6,16 @@ runs a data source's own `commit` in a separate process that knows nothing of th
 """
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.datasource import (
     DataSource,
@@ -24,12 +27,16 @@ from pyspark.sql.datasource import (
 from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 from pyspark.sql.types import StructType
 
+from pipelines.errors import InputError, ServiceUnavailable
+from pipelines.io.delta_table import trouble
 from pipelines.io.lake import Lake
 from pipelines.io.staging import StagedFile, stage_file, table_files
 from pipelines.tables import CONTRACTS
 
 FORMAT = "reckoner_lake"
-MANIFESTS = "_staged"
+BYTES_PER_TASK = 32 << 20
+MANIFESTS = "staged"  # no leading underscore: vacuum leaves hidden folders alone for ever
+RAISED = re.compile(r"pipelines\.errors\.(InputError|ServiceUnavailable): (.+)")
 MANIFEST = pa.schema(
     [
         ("path", pa.string()),
@@ -71,7 +78,7 @@ def read_table(
     if not files:
         return spark.createDataFrame([], schema)
     reader = spark.read.format(FORMAT).schema(schema)
-    options = _options(lake, table) | {"files": json.dumps(files)}
+    options = _options(lake, table) | {"tasks": json.dumps(_tasks(files))}
     return reader.options(**options).load()
 
 
@@ -79,18 +86,46 @@ def stage_frame(frame: DataFrame, lake: Lake, table: str, ds: str | None) -> lis
     """Write a DataFrame's rows as uncommitted files of a partition, on the executors.
 
     Raises:
-        InputError: a row breaks the contract (raised by Spark with the executor's message).
+        InputError: a row breaks the contract, or a file that the frame reads is corrupt.
+        ServiceUnavailable: the object store did not answer an executor.
     """
     lake.ensure(table)
     manifest = f"{MANIFESTS}/{uuid.uuid4()}.parquet"
     options = _options(lake, table) | {"ds": ds or "", "manifest": manifest}
     ordered = frame.select(CONTRACTS[table].stored.names)
-    ordered.write.format(FORMAT).options(**options).mode("append").save()
+    with executor_errors():
+        ordered.write.format(FORMAT).options(**options).mode("append").save()
     store = table_files(lake.table_uri(table), lake.storage_options)
     with store.open_input_file(manifest) as stream:
         staged = [StagedFile(**piece) for piece in pq.read_table(stream).to_pylist()]
     store.delete_file(manifest)
     return staged
+
+
+@contextmanager
+def executor_errors() -> Iterator[None]:
+    """Turn what our own code raised on an executor back into the error that it was."""
+    try:
+        yield
+    except PySparkException as error:
+        raised = RAISED.search(str(error))
+        if raised is None:
+            raise
+        kind = InputError if raised[1] == "InputError" else ServiceUnavailable
+        raise kind(raised[2].strip()) from error
+
+
+def _tasks(files: dict[str, int]) -> list[list[str]]:
+    """Pack small files together, so that a year of daily files is not a task each."""
+    tasks: list[list[str]] = []
+    room = 0
+    for path, size in files.items():
+        if not tasks or size > room:
+            tasks.append([])
+            room = BYTES_PER_TASK
+        tasks[-1].append(path)
+        room -= size
+    return tasks
 
 
 def _options(lake: Lake, table: str) -> dict[str, str]:
@@ -102,10 +137,10 @@ def _options(lake: Lake, table: str) -> dict[str, str]:
 
 
 @dataclass
-class FilePartition(InputPartition):
-    """One live file of the table."""
+class Files(InputPartition):
+    """Live files of the table that one task reads."""
 
-    path: str
+    paths: list[str]
 
 
 @dataclass
@@ -144,19 +179,32 @@ class LakeReader(DataSourceReader):
         self.options = options
 
     def partitions(self) -> list[InputPartition]:
-        """One task per file."""
-        return [FilePartition(path) for path in json.loads(self.options["files"])]
+        """Tasks as the driver packed them."""
+        return [Files(paths) for paths in json.loads(self.options["tasks"])]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """Yield a file's rows; columns that it lacks are null."""
-        assert isinstance(partition, FilePartition)
+        """Yield the files' rows; columns that a file lacks are null."""
+        assert isinstance(partition, Files)
         schema = to_arrow_schema(self.wanted, timezone="UTC")
         store = table_files(self.options["uri"], json.loads(self.options["storage"]))
-        with store.open_input_file(partition.path) as stream:
+        for path in partition.paths:
+            try:
+                yield from self._file(store, path, schema)
+            except (OSError, pa.ArrowInvalid) as error:
+                name = self.options["table"]
+                raise trouble(
+                    f"{self.options['uri']}/{path}",
+                    f"table {name}: a data file cannot be read; restore it, or publish its "
+                    "partition again; it is",
+                    error,
+                ) from error
+
+    def _file(self, store: Any, path: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        with store.open_input_file(path) as stream:
             source = pq.ParquetFile(stream)
             present = [name for name in schema.names if name in source.schema_arrow.names]
             for batch in source.iter_batches(columns=present):
-                yield _complete(batch, schema, partition.path)
+                yield _complete(batch, schema, path)
 
 
 def _complete(batch: pa.RecordBatch, schema: pa.Schema, path: str) -> pa.RecordBatch:
