@@ -1,9 +1,12 @@
 """Losses over the full catalogue that never hold targets x items at once.
 
-Shape legend: T targets, D width, N items, S reasoning states, C targets of one chunk.
+Shape legend: T targets, D width, N items, E bonus entries, S reasoning states, C targets of one
+chunk.
 """
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +17,37 @@ CHUNK_TARGETS = 512
 HAS_TORCH_FORM = hasattr(functional, "linear_cross_entropy")
 
 
+def _outside_autocast(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Run with autocast off: the function chooses the types of its products itself."""
+
+    def run(ctx: Any, hidden: Tensor, *rest: Any) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return function(ctx, hidden, *rest)
+
+    return run
+
+
+@dataclass(frozen=True, eq=False)
+class Bonus:
+    """A learned number that is added to some logits.
+
+    Attributes:
+        rows_E: int64 target of each entry, non-decreasing.
+        columns_E: int64 item of each entry; a (row, column) pair stands once.
+        value: The scalar that is added.
+    """
+
+    rows_E: Tensor
+    columns_E: Tensor
+    value: Tensor
+
+
 def full_cross_entropy(
-    hidden_TD: Tensor, weight_ND: Tensor, targets_T: Tensor, form: str = "auto"
+    hidden_TD: Tensor,
+    weight_ND: Tensor,
+    targets_T: Tensor,
+    form: Literal["auto", "torch", "own"] = "auto",
+    bonus: Bonus | None = None,
 ) -> Tensor:
     """Mean cross-entropy of softmax(hidden @ weight.T) over all items.
 
@@ -25,13 +57,18 @@ def full_cross_entropy(
         targets_T: int64 row numbers in weight_ND.
         form: "torch" for torch's own chunked form (2.13 on), "own" for the one here, "auto" for
             the first of them that this torch has.
+        bonus: Added to some logits; only the own form can.
 
     Returns:
         A scalar; zero, with zero gradients, where there is no target.
     """
     if len(targets_T) == 0:
-        return (hidden_TD.sum() + weight_ND.sum()) * 0.0
-    if form == "torch" or (form == "auto" and HAS_TORCH_FORM):
+        nothing = (hidden_TD.sum() + weight_ND.sum()) * 0.0
+        return nothing if bonus is None else nothing + bonus.value * 0.0
+    device = hidden_TD.device.type
+    reduced = torch.is_autocast_enabled(device)
+    if form == "torch" or (form == "auto" and HAS_TORCH_FORM and bonus is None and not reduced):
+        assert bonus is None, "torch's own form takes no bonus"
         # Loaded here: an older torch does not have the name.
         from torch.nn import LinearCrossEntropyOptions  # noqa: PLC0415
 
@@ -40,47 +77,89 @@ def full_cross_entropy(
             hidden_TD, weight_ND, targets_T, options=options
         )
         return loss
-    return chunked_cross_entropy(hidden_TD, weight_ND, targets_T)
+    dtype = torch.get_autocast_dtype(device) if reduced else weight_ND.dtype
+    return chunked_cross_entropy(hidden_TD, weight_ND, targets_T, bonus, dtype)
 
 
-def chunked_cross_entropy(hidden_TD: Tensor, weight_ND: Tensor, targets_T: Tensor) -> Tensor:
-    """Mean cross-entropy like `full_cross_entropy`, by the autograd function of this module."""
+def chunked_cross_entropy(
+    hidden_TD: Tensor,
+    weight_ND: Tensor,
+    targets_T: Tensor,
+    bonus: Bonus | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Mean cross-entropy like `full_cross_entropy`, by the autograd function of this module.
+
+    Matrix products run in `dtype`; softmax and sums always in float32.
+    """
+    if bonus is None:
+        none = targets_T[:0]
+        bonus = Bonus(none, none, hidden_TD.new_zeros(()))
     loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_TD, weight_ND, targets_T
+        hidden_TD, weight_ND, targets_T, bonus.rows_E, bonus.columns_E, bonus.value, dtype
     )
     return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy whose gradients are taken inside forward, chunk by chunk of the targets."""
+    """Cross-entropy whose gradients are taken inside forward, chunk by chunk of the targets.
+
+    Of the gradient softmax - onehot the first part goes through two matrix products and the second
+    is one row per target, so the error matrix itself is never completed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, weight_ND: Tensor, targets_T: Tensor) -> Tensor:
+    @_outside_autocast
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        weight_ND: Tensor,
+        targets_T: Tensor,
+        rows_E: Tensor,
+        columns_E: Tensor,
+        value: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        count, chunk = len(targets_T), min(CHUNK_TARGETS, len(targets_T))
+        low_TD, low_ND = hidden_TD.to(dtype), weight_ND.to(dtype)
+        low_DN = low_ND.T.contiguous()
+        buffer = low_TD.new_empty(chunk, len(weight_ND))
         total = hidden_TD.new_zeros((), dtype=torch.float32)
-        grad_TD, grad_ND = torch.empty_like(hidden_TD), torch.zeros_like(weight_ND)
-        count = len(targets_T)
-        for start in range(0, count, CHUNK_TARGETS):
-            part = slice(start, min(start + CHUNK_TARGETS, count))
-            hidden_CD, targets_C = hidden_TD[part], targets_T[part]
-            logits_CN = (hidden_CD @ weight_ND.T).float()
+        grad_TD = torch.empty_like(hidden_TD, dtype=torch.float32)
+        grad_ND = torch.zeros_like(weight_ND, dtype=torch.float32)
+        grad_value = torch.zeros_like(value)
+        for start in range(0, count, chunk):
+            stop = min(start + chunk, count)
+            targets_C = targets_T[start:stop, None]
+            logits_CN = torch.mm(low_TD[start:stop], low_DN, out=buffer[: stop - start]).float()
+            inside = slice(*torch.searchsorted(rows_E, rows_E.new_tensor([start, stop])).tolist())
+            rows, columns = rows_E[inside] - start, columns_E[inside]
+            logits_CN[rows, columns] += value
             top_C = logits_CN.amax(dim=1, keepdim=True)
-            chosen_C = logits_CN.gather(1, targets_C[:, None]) - top_C
-            logits_CN.sub_(top_C).exp_()
-            sums_C = logits_CN.sum(dim=1, keepdim=True)
+            chosen_C = logits_CN.gather(1, targets_C) - top_C
+            shares_CN = logits_CN.sub_(top_C).exp_()
+            sums_C = shares_CN.sum(dim=1, keepdim=True)
             total += (sums_C.log() - chosen_C).sum()
-            error_CN = logits_CN.div_(sums_C * count)
-            rows = torch.arange(len(targets_C), device=targets_C.device)
-            error_CN[rows, targets_C] -= 1.0 / count
-            error_CN = error_CN.to(hidden_TD.dtype)
-            torch.mm(error_CN, weight_ND, out=grad_TD[part])
-            grad_ND.addmm_(error_CN.T, hidden_CD)
-        ctx.save_for_backward(grad_TD, grad_ND)
+            scale_C = 1.0 / (sums_C * count)
+            grad_value += (shares_CN[rows, columns] * scale_C[rows, 0]).sum()
+            grad_value -= (columns == targets_C[rows, 0]).sum() / count
+            low_CN = shares_CN.to(dtype)
+            grad_TD[start:stop] = torch.mm(low_CN, low_ND).float().mul_(scale_C)
+            scaled_CD = (hidden_TD[start:stop] * scale_C).to(dtype)
+            if dtype == torch.float32:
+                grad_ND.addmm_(low_CN.T, scaled_CD)
+            else:
+                grad_ND += torch.mm(low_CN.T, scaled_CD)
+        grad_TD.sub_(weight_ND[targets_T], alpha=1.0 / count)
+        grad_ND.index_add_(0, targets_T, hidden_TD.float(), alpha=-1.0 / count)
+        ctx.save_for_backward(grad_TD, grad_ND, grad_value)
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None]:
-        grad_TD, grad_ND = ctx.saved_tensors
-        return grad_TD * grads[0], grad_ND * grads[0], None
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad_TD, grad_ND, grad_value = ctx.saved_tensors
+        by = grads[0]
+        return grad_TD * by, grad_ND * by, None, None, None, grad_value * by, None
 
 
 def pairwise_kl(
@@ -114,9 +193,11 @@ class _PairwiseKL(torch.autograd.Function):
     """Pairwise KL whose gradients are taken inside forward, chunk by chunk of the targets."""
 
     @staticmethod
+    @_outside_autocast
     def forward(
         ctx: Any, states_STD: Tensor, weight_ND: Tensor, temperature: float, detach_logs: bool
     ) -> Tensor:
+        states_STD = states_STD.to(weight_ND.dtype)
         states, count, _ = states_STD.shape
         scale = 1.0 / (states * (states - 1) * count)
         total = states_STD.new_zeros((), dtype=torch.float32)

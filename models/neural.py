@@ -6,6 +6,7 @@ Shape legend: B rows, L positions, D width, N catalogue size, K items asked for,
 from abc import abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -14,6 +15,11 @@ from torch.nn import functional
 from models.base import Ranker, RankerConfig
 from models.batch import SequenceBatch
 from models.layers.transformer import INIT_STD
+from models.sequences import SequenceStore
+
+# Adam moves every weight by about its learning rate; one number that stands for log odds has
+# farther to go than a coordinate of a vector.
+REPEAT_SCALE = 10.0
 
 
 class NeuralConfig(RankerConfig):
@@ -28,6 +34,9 @@ class NeuralConfig(RankerConfig):
         loss: "ce" is cross-entropy over the full catalogue.
         scoring: "dot", or "cosine" between query and item vector.
         temperature: Divides the scores.
+        repeats: "learned" adds one learned number to the score of every item in the visible
+            history, so that the log decides whether people take things again; "plain" leaves it
+            to the vectors, which cannot tell an item from its own history.
     """
 
     dim: int = Field(default=64, ge=1)
@@ -38,6 +47,7 @@ class NeuralConfig(RankerConfig):
     loss: Literal["ce"] = "ce"
     scoring: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(default=1.0, gt=0)
+    repeats: Literal["learned", "plain"] = "learned"
 
 
 class NeuralRanker(Ranker):
@@ -54,6 +64,23 @@ class NeuralRanker(Ranker):
         nn.init.normal_(self.items.weight, std=INIT_STD)
         with torch.no_grad():
             self.items.weight[0].zero_()
+        self.repeat_rate = nn.Parameter(torch.zeros(())) if config.repeats == "learned" else None
+
+    def fit_statistics(self, store: SequenceStore) -> None:
+        """Mark the known items; start the repeat number at the log of the share of repeats."""
+        super().fit_statistics(store)
+        if self.repeat_rate is None:
+            return
+        rows, places = store.flat_events()
+        distinct = len(np.unique(rows * (self.num_items + 1) + store.items[places]))
+        share = (len(rows) - distinct + 1) / (len(rows) + 1)
+        with torch.no_grad():
+            self.repeat_rate.fill_(np.log(share) / REPEAT_SCALE)
+
+    @property
+    def repeat_bias(self) -> Tensor | None:
+        """The number that is added to the score of what the history holds already."""
+        return None if self.repeat_rate is None else REPEAT_SCALE * self.repeat_rate
 
     @abstractmethod
     def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
@@ -73,10 +100,29 @@ class NeuralRanker(Ranker):
         return states / self.config.temperature
 
     def _encode(self, batch: SequenceBatch) -> Tensor:
-        return self.scale_queries(self._encode_vectors(batch, self.items(batch.item_ids_BL)))
+        """Return the query, and behind it the visible item ids where repeats are learned.
+
+        Ids travel as float32, which holds every whole number up to 2^24 exactly.
+        """
+        query_BD = self.scale_queries(self._encode_vectors(batch, self.items(batch.item_ids_BL)))
+        if self.repeat_bias is None:
+            return query_BD
+        # Queries of rows that were padded to other lengths must still line up.
+        ids_BL = functional.pad(batch.item_ids_BL, (self.config.max_length - batch.length, 0))
+        return torch.cat([query_BD.float(), ids_BL.float()], dim=1)
 
     def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
-        return (queries @ self.item_vectors(start, stop).T).float()
+        query_BD = queries[:, : self.config.dim].contiguous()
+        scores_BC = (query_BD @ self.item_vectors(start, stop).T).float()
+        bias = self.repeat_bias
+        if bias is None:
+            return scores_BC
+        ids_BL = queries[:, self.config.dim :].long()
+        rows, places = ((ids_BL >= max(start, 1)) & (ids_BL < stop)).nonzero(as_tuple=True)
+        columns = ids_BL[rows, places] - start
+        # Put, not add: an item that stands in the history twice gets the number once.
+        scores_BC[rows, columns] = scores_BC[rows, columns] + bias
+        return scores_BC
 
     def _contributions(self, batch: SequenceBatch, items_BK: Tensor) -> Tensor:
         """Gradient times input: how a score moves with each position's item vector."""

@@ -49,7 +49,11 @@ class ReaRecERL(LatentReasoner):
         base = self.base_pass(batch, self.items(batch.item_ids_BL))
         chosen_BL, targets_T = self.targets_of(batch)
         states_STD = self.reason(base)[:, chosen_BL]
-        terms = {"ce": self.cross_entropy(self.aggregate(states_STD), targets_T)}
+        terms = {
+            "ce": self.cross_entropy(
+                self.aggregate(states_STD), targets_T, self.repeat_bonus(batch)
+            )
+        }
         if len(states_STD) > 1 and self.config.kl_weight > 0:
             queries_STD = self.scale_queries(states_STD)
             spread = pairwise_kl(queries_STD, self.training_vectors(), 1.0, self.config.detach_logs)

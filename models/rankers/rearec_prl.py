@@ -63,11 +63,12 @@ class ReaRecPRL(LatentReasoner):
         chosen_BL, targets_T = self.targets_of(batch)
         states = self.reason(base)
         states_STD = states[:, chosen_BL]
-        terms = {"ce": self.cross_entropy(states_STD[-1], targets_T)}
+        bonus = self.repeat_bonus(batch)
+        terms = {"ce": self.cross_entropy(states_STD[-1], targets_T, bonus)}
         steps = config.reasoning_steps
         if steps and config.step_weight > 0:
             early = [
-                self.cross_entropy(states_STD[k], targets_T, config.annealing ** (steps - k))
+                self.cross_entropy(states_STD[k], targets_T, bonus, config.annealing ** (steps - k))
                 for k in range(steps)
             ]
             terms["steps"] = config.step_weight * torch.stack(early).mean()

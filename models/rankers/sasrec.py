@@ -5,6 +5,7 @@ Shape legend: B rows, L positions, D width, T real targets, N catalogue size.
 
 from typing import Literal, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +19,7 @@ from models.layers.transformer import (
     initialise,
     positions_of,
 )
-from models.losses import full_cross_entropy
+from models.losses import Bonus, full_cross_entropy
 from models.neural import NeuralConfig, NeuralRanker
 from models.registry import register
 
@@ -80,7 +81,8 @@ class SASRec(NeuralRanker):
         """Cross-entropy of the next item at every position that has one."""
         base = self.base_pass(batch, self.items(batch.item_ids_BL))
         chosen_BL, targets_T = self.targets_of(batch)
-        return {"ce": self.cross_entropy(base.hidden_BLD[chosen_BL], targets_T)}
+        states_TD = base.hidden_BLD[chosen_BL]
+        return {"ce": self.cross_entropy(states_TD, targets_T, self.repeat_bonus(batch))}
 
     def targets_of(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """Mark the positions with a target, bool [B, L], and list their targets, int64 [T]."""
@@ -88,12 +90,29 @@ class SASRec(NeuralRanker):
         chosen_BL = (batch.targets_BL > 0) & batch.valid_BL
         return chosen_BL, batch.targets_BL[chosen_BL]
 
+    def repeat_bonus(self, batch: SequenceBatch) -> Bonus | None:
+        """Point the learned repeat number at what each target's position has behind it."""
+        bias = self.repeat_bias
+        if bias is None:
+            return None
+        ids_BL = batch.item_ids_BL
+        square = (batch.length, batch.length)
+        past_LL = torch.ones(square, dtype=torch.bool, device=self.device).tril()
+        earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]) & past_LL.tril(-1)
+        first_BL = batch.valid_BL & ~earlier_BLL.any(dim=2)
+        chosen_BL, _ = self.targets_of(batch)
+        of_row, at = chosen_BL.nonzero(as_tuple=True)
+        rows_E, places_E = (first_BL[of_row] & past_LL[at]).nonzero(as_tuple=True)
+        return Bonus(rows_E, ids_BL[of_row[rows_E], places_E] - 1, bias)
+
     def cross_entropy(
-        self, states_TD: Tensor, targets_T: Tensor, temperature: float = 1.0
+        self, states_TD: Tensor, targets_T: Tensor, bonus: Bonus | None, temperature: float = 1.0
     ) -> Tensor:
         """Full cross-entropy of states against their targets at an extra temperature."""
         queries_TD = self.scale_queries(states_TD) / temperature
-        return full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1)
+        if bonus is not None and temperature != 1.0:
+            bonus = Bonus(bonus.rows_E, bonus.columns_E, bonus.value / temperature)
+        return full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1, bonus=bonus)
 
     def training_vectors(self) -> Tensor:
         """Item vectors that the loss ranks, [N, D]: row i is item i + 1."""

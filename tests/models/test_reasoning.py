@@ -153,7 +153,13 @@ def test_pairwise_kl_equals_the_loop_over_pairs(states: int, detach_logs: bool) 
 
 def test_prl_temperatures_sharpen_towards_the_last_step(store: SequenceStore) -> None:
     ranker = small_ranker(
-        "rearec-prl", store, reasoning_steps=2, annealing=3.0, step_weight=0.5, temperature=0.5
+        "rearec-prl",
+        store,
+        reasoning_steps=2,
+        annealing=3.0,
+        step_weight=0.5,
+        temperature=0.5,
+        repeats="plain",
     )
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(10), 12, with_targets=True)
@@ -174,7 +180,7 @@ def test_prl_temperatures_sharpen_towards_the_last_step(store: SequenceStore) ->
 
 
 def test_erl_scores_the_mean_of_all_states(store: SequenceStore) -> None:
-    ranker = small_ranker("rearec-erl", store, reasoning_steps=2)
+    ranker = small_ranker("rearec-erl", store, reasoning_steps=2, repeats="plain")
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(10), 12)
     with torch.no_grad():
