@@ -155,6 +155,14 @@ class Lake:
             return None
         return self.provenance(table, ds).get("content_hash")
 
+    def contents(self, table: str) -> dict[str, str | None]:
+        """The fingerprint of every partition that has rows, by date."""
+        handle = self._load(table)
+        if handle is None:
+            return {}
+        commits = self._log(table).published(handle)
+        return {ds: commits.get(ds, {}).get("content_hash") for ds in self.partitions(table)}
+
     def published(self, table: str) -> list[str]:
         """The dates that were ever published, ascending, also where that left no rows."""
         handle = self._load(table)
