@@ -93,6 +93,8 @@ def helm_values(launch: LaunchSettings) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((FOLDER / "helm" / "values.yaml").read_text())
     repository, _, tag = launch.image_airflow.rpartition(":")
     values["images"]["airflow"].update(repository=repository, tag=tag)
+    for container in values["scheduler"]["extraInitContainers"]:
+        container["image"] = launch.image_airflow
     for variable in values["env"]:
         if variable["name"] == "RECKONER_LAUNCH__NAMESPACE":
             variable["value"] = launch.namespace
