@@ -3,12 +3,14 @@
 Shape legend: R rows of a store, `...` the ranker's query shape.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from models.base import Ranker
-from models.batch import collate
+from models.batch import SequenceBatch, collate
 from models.sequences import Ints, SequenceStore
 from models.top_k import TILE_ROWS
 
@@ -31,9 +33,26 @@ def encode_rows(ranker: Ranker, store: SequenceStore) -> Tensor:
     """
     was_training = ranker.training
     ranker.eval()
+    order: list[Ints] = []
+    found: list[Tensor] = []
+    for rows, batch in _tiles(ranker, store):
+        order.append(rows)
+        found.append(ranker.encode(batch)[: len(rows)])
+    ranker.train(was_training)
+    if not found:
+        empty = SequenceStore.from_lists([[]])
+        return ranker.encode(collate(empty, np.array([0]), SHORTEST_WINDOW).to(ranker.device))[:0]
+    queries = torch.cat(found)
+    places = torch.from_numpy(np.concatenate(order))
+    back = torch.empty(len(places), dtype=torch.int64)
+    back[places] = torch.arange(len(places))
+    return queries[back.to(queries.device)]
+
+
+def _tiles(ranker: Ranker, store: SequenceStore) -> Iterator[tuple[Ints, SequenceBatch]]:
+    """Yield (rows, batch) with rows of like length; empty rows fill each batch up to one size."""
     windows = window_lengths(store, ranker.config.max_length)
     order = np.argsort(windows, kind="stable")
-    found: list[Tensor] = []
     # One empty row at the end is what fills tiles up.
     padded = SequenceStore(
         store.items,
@@ -47,12 +66,22 @@ def encode_rows(ranker: Ranker, store: SequenceStore) -> Tensor:
         for first in range(0, len(rows), TILE_ROWS):
             tile = rows[first : first + TILE_ROWS]
             filled = np.concatenate([tile, np.full(TILE_ROWS - len(tile), len(store))])
-            batch = collate(padded, filled, int(length)).to(ranker.device)
-            found.append(ranker.encode(batch)[: len(tile)])
+            yield tile, collate(padded, filled, int(length)).to(ranker.device)
+
+
+def contribute_rows(ranker: Ranker, store: SequenceStore, items_RK: Tensor) -> Tensor:
+    """Explain every row's listed items in the same fixed tiles: float32 [R, K, max_length].
+
+    Positions are left padded to `max_length`; an item id of 0 carries nothing.
+    """
+    was_training = ranker.training
+    ranker.eval()
+    width = ranker.config.max_length
+    carried = torch.zeros((len(store), items_RK.shape[1], width))
+    for rows, batch in _tiles(ranker, store):
+        filled = torch.zeros((TILE_ROWS, items_RK.shape[1]), dtype=torch.int64)
+        filled[: len(rows)] = items_RK[torch.from_numpy(rows)].cpu()
+        found = ranker.contributions(batch, filled.to(ranker.device)).cpu()
+        carried[torch.from_numpy(rows), :, width - batch.length :] = found[: len(rows)]
     ranker.train(was_training)
-    if not found:
-        return ranker.encode(collate(padded, np.array([0]), SHORTEST_WINDOW))[:0]
-    queries = torch.cat(found)
-    back = torch.empty(len(order), dtype=torch.int64)
-    back[torch.from_numpy(order)] = torch.arange(len(order))
-    return queries[back.to(queries.device)]
+    return carried * (items_RK > 0).cpu()[:, :, None]

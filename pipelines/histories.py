@@ -55,7 +55,7 @@ def read_histories(
     _require(lake, ds)
     lake.run.used("sequences", ds, lake.content("sequences", ds))
     pieces = [
-        _piece(batch, actions, shard or Shard()) for batch in _batches(lake, ds) if batch.num_rows
+        piece_of(batch, actions, shard or Shard()) for batch in _batches(lake, ds) if batch.num_rows
     ]
     lengths = np.concatenate([piece[1] for piece in pieces])
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
@@ -111,7 +111,7 @@ def _batches(lake: Lake, ds: str, columns: list[str] | None = None) -> Iterator[
     yield from dataset.to_batches(columns=columns or COLUMNS, filter=pc.field("ds") == ds)
 
 
-def _piece(
+def piece_of(
     batch: pa.RecordBatch, actions: tuple[str, ...], shard: Shard
 ) -> tuple[
     npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]

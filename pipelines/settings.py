@@ -139,7 +139,7 @@ class RecommendSettings(Group):
     allow_repeats: bool = Field(False, description="recommend what the user has interacted with")
     allowed_items: str | None = Field(None, description="file of item ids allowed on the surface")
     fallback_days: int = Field(30, ge=1, description="days that the popularity fallback counts")
-    batch_size: int = Field(256, ge=1, description="users handed to an actor at once")
+    batch_size: int = Field(1024, ge=1, description="users scored at once")
     num_actors: int = Field(1, ge=1)
     min_users: int = Field(1, ge=0)
     max_row_change: float = Field(0.5, gt=0, description="row count band against yesterday")

@@ -97,3 +97,56 @@ def rollback_ranker(lake: Lake = None, as_json: Json = False, dry_run: DryRun = 
     execute(
         "rollback-ranker", step.run, partition=None, lake=lake, as_json=as_json, dry_run=dry_run
     )
+
+
+@app.command("recommend")
+def recommend(
+    partition: PartitionOption,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="List length; default: recommend.top_k.")
+    ] = None,
+    lake: Lake = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Score every user with the champion, check the lists, publish them in one commit.
+
+    Example: reckoner recommend --partition 2026-03-01 --top-k 20
+    """
+    from pipelines import recommend as step
+
+    execute(
+        "recommend",
+        lambda context: step.run(context, top_k),
+        partition=partition,
+        lake=lake,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
+
+
+@app.command("build-item-knowledge")
+def build_item_knowledge(
+    partition: PartitionOption,
+    max_items: Annotated[int | None, typer.Option(min=1, help="Items at most.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens at most.")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(min=0, help="Dollars at most.")] = None,
+    lake: Lake = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Write what is known of each new or changed item; the offline backend spends nothing.
+
+    Example: reckoner build-item-knowledge --partition 2026-03-01 --max-items 1000
+    """
+    from pipelines import build_item_knowledge as step
+
+    del max_tokens, max_cost_usd  # extraction without a model spends neither
+    execute(
+        "build-item-knowledge",
+        lambda context: step.run(context, max_items),
+        partition=partition,
+        lake=lake,
+        as_json=as_json,
+        dry_run=dry_run,
+    )

@@ -1,0 +1,83 @@
+"""What may be recommended tonight: availability, the surface's list, and popularity."""
+
+from collections.abc import Set
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import structlog
+
+from pipelines.catalogue import items_as_of
+from pipelines.errors import InputError
+from pipelines.lists import Ints, Shelf
+from pipelines.step import Context
+
+log = structlog.get_logger()
+
+
+def build_shelf(context: Context, surface: Set[str] | None) -> Shelf:
+    """Collect ids, titles, the allowed mask and the popularity order by item index.
+
+    An item is allowed when the catalogue as of the night lists it as available and the surface's
+    list, where there is one, holds it. Without any catalogue every indexed item is allowed.
+
+    Raises:
+        InputError: nothing may be recommended.
+    """
+    index = context.lake.read("item_index", columns=["item_id", "item_idx"]).sort_by("item_idx")
+    ids: list[str] = ["", *index["item_id"].to_pylist()]
+    titles, allowed = _catalogue(context, ids)
+    if surface is not None:
+        unknown = len(surface - set(ids))
+        if unknown:
+            log.warning("allowed_items names items that the index lacks", count=unknown)
+        allowed &= np.array([item in surface for item in ids])
+    allowed[0] = False
+    if not allowed.any():
+        raise InputError(
+            f"no item may be recommended on {context.ds}: check items.available in the catalogue "
+            "and recommend.allowed_items"
+        )
+    counts = _recent_counts(context, len(ids))
+    shown = np.flatnonzero(allowed)
+    # Ties by item id: indices depend on the order in which nights were built, ids do not.
+    names = np.asarray(ids, dtype=object)[shown]
+    order = np.lexsort((names.astype(str), -counts[shown]))
+    popular = shown[order]
+    share = counts[popular] / max(counts.sum(), 1)
+    return Shelf(ids, titles, allowed, popular, share, context.settings.recommend.fallback_days)
+
+
+def _catalogue(
+    context: Context, ids: list[str]
+) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """Titles and availability of each index, from the catalogue as of the night."""
+    columns = ["item_id", "title", "available"]
+    snapshot = context.settings.items.snapshot
+    items = items_as_of(context.lake, context.ds, columns, snapshot)
+    if not items.num_rows:
+        return list(ids), np.ones(len(ids), np.bool_)
+    place = pc.index_in(pa.array(ids, pa.string()), value_set=items["item_id"])
+    titles = items["title"].take(place).to_pylist()
+    available = pc.fill_null(items["available"].take(place), False)
+    unlisted = place.null_count - 1  # the padding entry is in no catalogue
+    if unlisted:
+        log.warning("indexed items that the catalogue lacks are not recommended", count=unlisted)
+    named = [title or item for title, item in zip(titles, ids, strict=True)]
+    return named, np.array(available.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def _recent_counts(context: Context, size: int) -> Ints:
+    """Events per item within the fallback window, from the sequences of the night."""
+    assert context.partition is not None
+    days = context.settings.recommend.fallback_days
+    since = pa.scalar(context.partition.back(days - 1).start, pa.timestamp("us", tz="UTC"))
+    counts = np.zeros(size, np.int64)
+    dataset = context.lake.dataset("sequences")
+    where = pc.field("ds") == context.ds
+    for batch in dataset.to_batches(columns=["item_idx", "ts"], filter=where):
+        items = pc.list_flatten(batch["item_idx"])
+        recent = pc.greater_equal(pc.list_flatten(batch["ts"]), since)
+        chosen = items.filter(recent).to_numpy(zero_copy_only=False)
+        counts += np.bincount(chosen, minlength=size)[:size]
+    return counts
