@@ -1,5 +1,8 @@
 """One ranker, one dataset, one protocol: fit, rank the full catalogue, write what was measured."""
 
+import json
+import os
+import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -18,13 +21,14 @@ from models.evaluation import (
     leave_one_out_split,
     target_ranks,
     temporal_split,
+    user_slices,
 )
 from models.fitting import EpochResult, FitConfig, Fitter
-from models.metrics import Floats
+from models.metrics import Floats, mean_ci, per_user_metrics
 from models.seen import SeenItems
 from models.sequences import SequenceStore
 from models.top_k import top_k
-from pipelines.benchmark_report import summarise
+from pipelines.benchmark_report import Measured, list_metrics, mean, rate, summarise, versus
 from pipelines.benchmark_settings import split_settings
 from pipelines.errors import InputError
 from pipelines.io.dataset import Dataset, read_dataset
@@ -62,6 +66,7 @@ def run(
     cpu_seconds: float | None,
     settings: dict[str, str],
     out: Path,
+    users_out: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a ranker and write the JSON that the contract describes.
 
@@ -74,6 +79,7 @@ def run(
         cpu_seconds: Stop training at that much process CPU time; None stops on validation.
         settings: Settings of the ranker or of the training recipe, as text.
         out: File to write.
+        users_out: File for every test user's NDCG@10 (.npz), to pair rankers with each other.
 
     Raises:
         InputError: If the dataset, ranker, protocol or a setting is not usable.
@@ -101,6 +107,8 @@ def run(
         runs = [one.report for one in measured]
         result = {"runs": runs, "summary": summarise(measured, baselines)}
     _write(out, result)
+    if users_out is not None:
+        _write_users(users_out, request, measured)
     return result
 
 
@@ -198,4 +206,63 @@ def _baseline(request: Request, split: Split, name: str) -> Floats:
     """Per-user NDCG@10 of a heuristic on the same test users."""
     ranker = registry.build(name, _num_items(split))
     ranker.fit_statistics(split.train)
+    return _deciding(request, _rank(ranker, split.test))["ndcg@10"]
+
+
+def _deciding(request: Request, ranks: _Ranks) -> dict[str, Floats]:
+    """Per-user metrics of the protocol's main numbers."""
+    return per_user_metrics(ranks.allowed if request.repeats_allowed else ranks.excluded)
+
+
+def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Floats]) -> Measured:
+    ranker, fitter, train_seconds = _fit(request, split, seed)
     ranks = _rank(ranker, split.test)
+    per_user = _deciding(request, ranks)
+    slices = user_slices(split.test, split.train)
+    known = int(ranker.known_N1.sum())
+    shown_UK = ranks.lists["allowed" if request.repeats_allowed else "excluded"]
+    report: dict[str, Any] = {
+        "dataset": request.dataset.name,
+        "ranker": request.ranker,
+        "protocol": request.protocol,
+        "seed": seed,
+        "threads": request.threads,
+        "device": str(ranker.device),
+        "metrics": list_metrics(per_user, shown_UK, known),
+    }
+    if request.repeats_allowed:
+        fresh = per_user_metrics(ranks.excluded)
+        report["metrics_seen_excluded"] = list_metrics(fresh, ranks.lists["excluded"], known)
+    report |= {
+        "intervals": {name: mean_ci(values)._asdict() for name, values in per_user.items()},
+        "versus": versus(per_user["ndcg@10"], baselines),
+        "slices": {
+            name: {metric: mean(values[users]) for metric, values in per_user.items()}
+            | {"num_users": int(users.sum())}
+            for name, users in slices.items()
+        },
+        "seconds": {"train": round(train_seconds, 3), "score": round(ranks.score_seconds, 3)},
+        "targets_per_second": rate(fitter.num_targets, fitter.cpu_seconds) if fitter else None,
+        "users_per_second": rate(len(split.test), ranks.score_seconds),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "epochs": fitter.epoch if fitter else 0,
+        "validation_ndcg@10": fitter.best_metric if fitter else None,
+        "num_parameters": ranker.num_parameters,
+        "num_users": len(split.test),
+        "config": request.config.model_dump(mode="json")
+        | ({"fit": request.recipe.model_dump(mode="json")} if fitter else {}),
+    }
+    return Measured(report, per_user["ndcg@10"])
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
+    partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    partial.replace(out)
+
+
+def _write_users(out: Path, request: Request, measured: list[Measured]) -> None:
+    """Keep each test user's NDCG@10 per seed, to pair rankers user by user afterwards."""
+    values = np.stack([one.per_user for one in measured])
+    with out.open("wb") as file:
+        np.savez_compressed(file, ndcg_at_10=values, ranker=np.array(request.ranker))

@@ -25,6 +25,9 @@ def benchmark(
         list[str] | None,
         typer.Option("--set", help="key=value of the ranker or the training recipe; repeatable."),
     ] = None,
+    users_out: Annotated[
+        Path | None, typer.Option(help="Also write each test user's NDCG@10 per seed (.npz).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fit one ranker on a dataset and measure it over the full catalogue.
@@ -33,7 +36,9 @@ def benchmark(
     """
     from pipelines.benchmark import run
 
-    result = run(dataset, ranker, protocol, seeds, threads, cpu_seconds, key_values(settings), out)
+    result = run(
+        dataset, ranker, protocol, seeds, threads, cpu_seconds, key_values(settings), out, users_out
+    )
     answer(result, as_json, lambda report: _table(report, out))
 
 
