@@ -1,5 +1,7 @@
 """A real Airflow on this machine, on loopback alone: `python -m infra.local_airflow`.
 
+With arguments it runs one `airflow` command on the same home, such as `backfill create ...`.
+
 It starts the four parts that `airflow standalone` starts, itself: standalone's log servers listen
 on every interface, and nothing here should answer anybody but this machine.
 """
@@ -73,6 +75,8 @@ class LocalAirflow:
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__BASE_URL": self.url,
             "AIRFLOW__API__WORKERS": "1",
+            # A task that has ended is noticed at the next heartbeat.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.home}/airflow.db",
             **self.settings,
         }
@@ -216,15 +220,23 @@ def _write_private(file: Path, values: Mapping[str, str]) -> None:
         json.dump(dict(values), target)
 
 
-def main() -> None:
-    """Run Airflow on the demo's lake until Ctrl-C."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run Airflow on the demo's lake until Ctrl-C, or one `airflow` command on its home.
+
+    Args:
+        arguments: the command's words; this process's own where None.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
     home = ROOT / ".reckoner" / "airflow"
     local = LocalAirflow(home, free_port(PREFERRED_PORT))
+    if words:
+        print(local.run(*words), end="")
+        return
     print(f"preparing Airflow in {home}", flush=True)
     local.prepare()
     try:
         with local.running(log=home) as parts:
-            print(f"Airflow: {local.url}  user: {USER}  password: {local.password}", flush=True)
+            print(f"Airflow: {local.url}  user: {USER}  password: {local.password}")
             print(f"logs: {home}/*.log   Ctrl-C stops it", flush=True)
             while all(part.poll() is None for part in parts):
                 time.sleep(1)
