@@ -32,9 +32,12 @@ OCCASION = re.compile(
     re.IGNORECASE,
 )
 STOP_WORDS = frozenset(
-    "a an and are as at be but by can for from has have in into is it its of on or our set so that "
-    "the their them then there these this to up use used was will with you your all any each more "
-    "most no not one only other out over per some such than very when which who".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be but by can for from has have in into is it its of on or our set so "
+        "that the their them then there these this to up use used was will with you your all any "
+        "each more most no not one only other out over per some such than very when which who",
+    )
 )
 
 
