@@ -20,15 +20,18 @@ from pipelines.show import show_user
 SAMPLE_USERS = 3
 METRICS = ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "gini@10")
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1c2430;max-width:980px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#1c2430;max-width:980px;
+margin:2rem auto;padding:0 1rem}
 h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.2rem;margin-top:2.2rem}
 p.lead{color:#5b6675;margin-top:0}
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #e3e7ec;vertical-align:top}
 th{color:#5b6675;font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .ok{color:#13795b}.failed{color:#b42318;font-weight:600}.noted{color:#5b6675}
-.tiles{display:flex;gap:1rem;flex-wrap:wrap}.tile{background:#f4f6f8;border-radius:8px;padding:.8rem 1.1rem}
-.tile b{display:block;font-size:1.4rem}.user{background:#f9fafb;border-radius:8px;padding:.6rem 1rem;margin:.8rem 0}
+.tiles{display:flex;gap:1rem;flex-wrap:wrap}
+.tile{background:#f4f6f8;border-radius:8px;padding:.8rem 1.1rem}
+.tile b{display:block;font-size:1.4rem}
+.user{background:#f9fafb;border-radius:8px;padding:.6rem 1rem;margin:.8rem 0}
 svg{max-width:100%;height:auto}
 """
 
