@@ -1,0 +1,1 @@
+"""Pure Spark transforms: DataFrame in, DataFrame out."""

@@ -63,8 +63,9 @@ class Run:
         self.inputs[f"{table}/{ds}"] = content
 
     def forget_inputs(self) -> None:
-        """Begin another partition within the same step."""
+        """Begin another partition within the same step, or the same one again."""
         self.inputs.clear()
+        self.input_versions.clear()
 
     def wrote(self, table: str, table_version: int, rows: int) -> None:
         """Record a commit."""
