@@ -51,7 +51,7 @@ class ReaRecERL(LatentReasoner):
         states_STD = self.reason(base)[:, chosen_BL]
         terms = {
             "ce": self.cross_entropy(
-                self.aggregate(states_STD), targets_T, self.repeat_bonus(batch)
+                self.aggregate(states_STD), targets_T, self.repeat_bonus(batch, chosen_BL)
             )
         }
         if len(states_STD) > 1 and self.config.kl_weight > 0:

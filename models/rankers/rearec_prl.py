@@ -10,7 +10,7 @@ from torch import Tensor
 from models.batch import SequenceBatch
 from models.latent_reasoning import LatentReasoner, ReasoningConfig
 from models.layers.reasoning import BasePass
-from models.losses import in_batch_contrast
+from models.losses import Bonus, in_batch_contrast
 from models.registry import register
 
 
@@ -20,6 +20,9 @@ class ReaRecPRLConfig(ReasoningConfig):
     Attributes:
         annealing: Base of the step temperatures: step k of K is judged at annealing^(K - k).
         step_weight: Weight of the mean cross-entropy over the steps before the last.
+        step_share: Share of the targets, drawn afresh for each batch, that judges the steps before
+            the last. The mean is the same in expectation, and a full softmax per step is most of
+            what training costs.
         contrast_weight: Weight of the contrast between noisy and clean chains.
         noise: Standard deviation of the noise on a thought's input.
         noise_warmup_epochs: Epochs before the contrast starts.
@@ -27,6 +30,7 @@ class ReaRecPRLConfig(ReasoningConfig):
 
     annealing: float = Field(default=5.0, gt=0)
     step_weight: float = Field(default=1.0, ge=0)
+    step_share: float = Field(default=0.25, gt=0, le=1)
     contrast_weight: float = Field(default=1.0, ge=0)
     noise: float = Field(default=0.01, ge=0)
     noise_warmup_epochs: int = Field(default=2, ge=0)
@@ -62,20 +66,34 @@ class ReaRecPRL(LatentReasoner):
         base = self.base_pass(batch, self.items(batch.item_ids_BL))
         chosen_BL, targets_T = self.targets_of(batch)
         states = self.reason(base)
-        states_STD = states[:, chosen_BL]
-        bonus = self.repeat_bonus(batch)
-        terms = {"ce": self.cross_entropy(states_STD[-1], targets_T, bonus)}
+        bonus = self.repeat_bonus(batch, chosen_BL)
+        terms = {"ce": self.cross_entropy(states[-1, chosen_BL], targets_T, bonus)}
         steps = config.reasoning_steps
         if steps and config.step_weight > 0:
-            early = [
-                self.cross_entropy(states_STD[k], targets_T, bonus, config.annealing ** (steps - k))
-                for k in range(steps)
-            ]
-            terms["steps"] = config.step_weight * torch.stack(early).mean()
+            terms["steps"] = config.step_weight * self._early_steps(batch, states, targets_T, bonus)
         if steps and config.contrast_weight > 0 and self._contrasting and len(targets_T):
             contrast = self._noise_contrast(base, states, chosen_BL)
             terms["contrast"] = config.contrast_weight * contrast
         return terms
+
+    def _early_steps(
+        self, batch: SequenceBatch, states: Tensor, targets_T: Tensor, bonus: Bonus | None
+    ) -> Tensor:
+        """Mean cross-entropy of the states before the last, each at its own temperature."""
+        chosen_BL, _ = self.targets_of(batch)
+        if self.config.step_share < 1:
+            drawn_T = torch.rand(len(targets_T), device=self.device) < self.config.step_share
+            kept_BL = chosen_BL.masked_scatter(chosen_BL, drawn_T)
+            chosen_BL, targets_T = kept_BL, targets_T[drawn_T]
+            bonus = self.repeat_bonus(batch, chosen_BL)
+        steps = self.config.reasoning_steps
+        losses = [
+            self.cross_entropy(
+                states[k, chosen_BL], targets_T, bonus, self.config.annealing ** (steps - k)
+            )
+            for k in range(steps)
+        ]
+        return torch.stack(losses).mean()
 
     def _noise_contrast(self, base: BasePass, states: Tensor, chosen_BL: Tensor) -> Tensor:
         """InfoNCE between noisy and clean thoughts at one drawn position per row."""

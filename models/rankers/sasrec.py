@@ -82,7 +82,7 @@ class SASRec(NeuralRanker):
         base = self.base_pass(batch, self.items(batch.item_ids_BL))
         chosen_BL, targets_T = self.targets_of(batch)
         states_TD = base.hidden_BLD[chosen_BL]
-        return {"ce": self.cross_entropy(states_TD, targets_T, self.repeat_bonus(batch))}
+        return {"ce": self.cross_entropy(states_TD, targets_T, self.repeat_bonus(batch, chosen_BL))}
 
     def targets_of(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """Mark the positions with a target, bool [B, L], and list their targets, int64 [T]."""
@@ -90,7 +90,7 @@ class SASRec(NeuralRanker):
         chosen_BL = (batch.targets_BL > 0) & batch.valid_BL
         return chosen_BL, batch.targets_BL[chosen_BL]
 
-    def repeat_bonus(self, batch: SequenceBatch) -> Bonus | None:
+    def repeat_bonus(self, batch: SequenceBatch, chosen_BL: Tensor) -> Bonus | None:
         """Point the learned repeat number at what each target's position has behind it."""
         bias = self.repeat_bias
         if bias is None:
@@ -100,7 +100,6 @@ class SASRec(NeuralRanker):
         past_LL = torch.ones(square, dtype=torch.bool, device=self.device).tril()
         earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]) & past_LL.tril(-1)
         first_BL = batch.valid_BL & ~earlier_BLL.any(dim=2)
-        chosen_BL, _ = self.targets_of(batch)
         of_row, at = chosen_BL.nonzero(as_tuple=True)
         rows_E, places_E = (first_BL[of_row] & past_LL[at]).nonzero(as_tuple=True)
         return Bonus(rows_E, ids_BL[of_row[rows_E], places_E] - 1, bias)

@@ -160,6 +160,7 @@ def test_prl_temperatures_sharpen_towards_the_last_step(store: SequenceStore) ->
         step_weight=0.5,
         temperature=0.5,
         repeats="plain",
+        step_share=1.0,
     )
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(10), 12, with_targets=True)
