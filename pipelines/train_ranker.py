@@ -91,8 +91,9 @@ def _new_ranker(context: Context, recipe: Recipe, split: Split) -> Ranker:
 
 
 def _digest(context: Context, recipe: Recipe, cuts: tuple[int, int]) -> str:
-    """Name what decides the weights: inputs, recipe, cuts and the index."""
+    """Name what decides the weights: code, inputs, recipe, cuts and the index."""
     parts = {
+        "code": context.run.code_version,
         "sequences": context.lake.content("sequences", context.ds),
         "recipe": recipe.model_dump(mode="json"),
         "cuts": cuts,

@@ -60,6 +60,8 @@ def _events(context: Context, only: pa.ChunkedArray | None) -> pa.Table:
     first = context.partition.back(context.settings.sequences.lookback_days - 1)
     present = set(context.lake.partitions("events"))
     dates = [day.ds for day in partitions_between(first, context.partition) if day.ds in present]
+    if not dates:
+        return pa.table({name: pa.array([], pa.string()) for name in ("user_id", "item_id")})
     where = pc.field("ds").isin(dates)
     if only is not None:
         where &= pc.field("user_id").isin(only.combine_chunks())

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # usage errors end with 2, --help with 0
         return stop.code if isinstance(stop.code, int) else errors.EXIT_UNEXPECTED
     except (errors.InputError, errors.GateRefused, errors.ServiceUnavailable) as error:
-        print(f"reckoner: {error}", file=sys.stderr)
+        print(f"reckoner: {' '.join(str(error).split())}", file=sys.stderr)
         return errors.exit_code(error)
     except (
         Exception
