@@ -1,0 +1,289 @@
+"""What every registered ranker must keep, whatever its method."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models import registry
+from models.base import Ranker
+from models.batch import SequenceBatch, collate
+from models.encoding import encode_rows
+from models.fitting import FitConfig, Fitter
+from models.seen import SeenItems
+from models.sequences import SequenceStore
+from models.top_k import top_k
+from tests.models.conftest import NUM_ITEMS, random_store, small_ranker
+
+NAMES = registry.names()
+TRAINABLE = [name for name in NAMES if registry.ranker_class(name).is_trainable]
+LENGTH = 12
+
+
+def all_scores(ranker: Ranker, batch: SequenceBatch) -> Tensor:
+    with torch.no_grad():
+        return ranker.scores(ranker.encode(batch), 0, NUM_ITEMS + 1)
+
+
+def known_scores(ranker: Ranker, batch: SequenceBatch) -> Tensor:
+    return all_scores(ranker, batch)[:, ranker.known_N1]
+
+
+def test_the_six_rankers_are_found() -> None:
+    expected = {"popularity", "last-transition", "tgh", "sasrec", "rearec-erl", "rearec-prl"}
+    assert expected <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_describes_itself(name: str) -> None:
+    ranker_class = registry.ranker_class(name)
+    assert ranker_class.name == name
+    assert ranker_class.method
+    assert "\n" not in ranker_class.method
+    assert ranker_class.source
+    assert ranker_class.needs == ()
+    assert ranker_class.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shapes_and_finite_scores(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    batch = collate(store, np.arange(9), LENGTH)
+    queries = ranker.encode(batch)
+    assert queries.shape[0] == 9
+    scores = ranker.scores(queries, 5, 17)
+    assert scores.shape == (9, 12)
+    assert scores.dtype == torch.float32
+    assert torch.isfinite(known_scores(ranker, batch)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chunks_of_scores_agree_with_the_whole(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    queries = ranker.encode(collate(store, np.arange(9), LENGTH))
+    whole = ranker.scores(queries, 1, NUM_ITEMS + 1)
+    parts = [ranker.scores(queries, s, min(s + 7, NUM_ITEMS + 1)) for s in range(1, 41, 7)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_items_never_trained_on_are_never_recommended(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    unknown = ~ranker.known_N1
+    assert unknown[[0, NUM_ITEMS - 2, NUM_ITEMS - 1, NUM_ITEMS]].all()
+    scores = all_scores(ranker, collate(store, np.arange(9), LENGTH))
+    assert (scores[:, unknown] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_do_not_leak_into_each_other(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    together = known_scores(ranker, collate(store, np.arange(9), LENGTH))
+    for row in range(9):
+        alone = known_scores(ranker, collate(store, np.array([row]), LENGTH))
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_on_the_left_changes_nothing(name: str) -> None:
+    store = random_store(longest=6)
+    ranker = small_ranker(name, store)
+    tight = known_scores(ranker, collate(store, np.arange(9), 6))
+    loose = known_scores(ranker, collate(store, np.arange(9), LENGTH))
+    torch.testing.assert_close(tight, loose, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unknown_items_in_a_history_are_skipped(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    clean = SequenceStore.from_lists([[3, 5, 7], [4]])
+    # Never seen in training, and beyond the catalogue altogether.
+    dirty = SequenceStore.from_lists([[3, NUM_ITEMS, 5, 7, 900], [901, 4, NUM_ITEMS - 1]])
+    a = known_scores(ranker, collate(clean, np.arange(2), LENGTH))
+    b = known_scores(ranker, collate(dirty, np.arange(2), LENGTH))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_history_gets_finite_scores(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    empty = SequenceStore.from_lists([[], [NUM_ITEMS], [3]])
+    assert torch.isfinite(known_scores(ranker, collate(empty, np.arange(3), LENGTH))).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_the_past_counts(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    longer = SequenceStore.from_lists([[3, 5, 7, 9, 11], [3, 5, 7, 20, 2]])
+    both = known_scores(ranker, collate(longer.drop_last(2), np.arange(2), LENGTH))
+    assert torch.equal(both[0], both[1])
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_training_positions_do_not_see_their_future(name: str, store: SequenceStore) -> None:
+    """Targets behind a changed item stay where they were, to the last bit of their loss."""
+    ranker = small_ranker(name, store, **_without_randomness(name))
+    torch.manual_seed(0)
+    early = SequenceStore.from_lists([[3, 5, 7, 9, 11, 13], [3, 5, 7, 9, 2, 8]])
+    losses = []
+    for row in range(2):
+        batch = collate(early, np.array([row]), 5, with_targets=True)
+        assert batch.targets_BL is not None
+        batch.targets_BL[:, 3:] = 0  # judge the positions before the change alone
+        losses.append(sum(float(term) for term in ranker.losses(batch).values()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rows", [1, 3, 300])
+def test_lists_do_not_depend_on_the_batch(name: str, rows: int) -> None:
+    """Bit for bit: scores of one user alone equal those amid any crowd."""
+    store = random_store(rows=300, longest=30)
+    ranker = (
+        small_ranker(name, store, max_length=20) if name in TRAINABLE else small_ranker(name, store)
+    )
+    seen = SeenItems.from_store(store)
+    scores, items = top_k(ranker, encode_rows(ranker, store), 10, exclude=seen)
+    chosen = np.random.default_rng(rows).permutation(300)[:rows]
+    part = store.take(chosen)
+    few = top_k(ranker, encode_rows(ranker, part), 10, exclude=SeenItems.from_store(part))
+    assert torch.equal(few[0], scores[chosen])
+    assert torch.equal(few[1], items[chosen])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spec_round_trip_through_json(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    spec = json.loads(json.dumps(registry.to_spec(ranker)))
+    again = registry.from_spec(spec)
+    assert again.config == ranker.config
+    assert again.num_items == NUM_ITEMS
+    assert type(again) is type(ranker)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_round_trip_keeps_every_score(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    again = registry.from_spec(registry.to_spec(ranker)).eval()
+    again.load_state_dict({key: value.clone() for key, value in ranker.state_dict().items()})
+    batch = collate(store, np.arange(9), LENGTH)
+    assert torch.equal(all_scores(again, batch), all_scores(ranker, batch))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contributions_point_at_real_positions(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    batch = collate(store, np.arange(9), LENGTH)
+    items = torch.arange(1, 5).expand(9, 4)
+    carried = ranker.contributions(batch, items)
+    assert carried.shape == (9, 4, LENGTH)
+    assert torch.isfinite(carried).all()
+    assert (carried.masked_select(~batch.valid_BL[:, None, :]) == 0).all()
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_contributions_return_to_where_the_items_stood(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    clean = collate(SequenceStore.from_lists([[3, 5, 7]]), np.array([0]), 5)
+    dirty = collate(SequenceStore.from_lists([[3, NUM_ITEMS, 5, 7, 900]]), np.array([0]), 5)
+    items = torch.tensor([[2, 9]])
+    there = ranker.contributions(clean, items)[0, :, 2:]
+    here = ranker.contributions(dirty, items)[0]
+    torch.testing.assert_close(here[:, [0, 2, 3]], there, rtol=1e-4, atol=1e-5)
+    assert (here[:, [1, 4]] == 0).all()
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_gradients_are_finite_with_rows_of_padding(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store).train()
+    ranker.start_epoch(100)
+    batch = collate(store, np.arange(6), LENGTH, with_targets=True)
+    assert batch.targets_BL is not None
+    for values in (batch.item_ids_BL, batch.valid_BL, batch.targets_BL):
+        values[2:4] = 0
+    terms = ranker.losses(batch)
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    assert torch.isfinite(total)
+    for parameter in ranker.parameters():
+        assert parameter.grad is not None
+        assert torch.isfinite(parameter.grad).all()
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_batch_without_targets_has_loss_zero(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store).train()
+    ranker.start_epoch(100)
+    batch = collate(store, np.arange(4), LENGTH, with_targets=True)
+    assert batch.targets_BL is not None
+    batch.targets_BL.zero_()
+    total = torch.stack(list(ranker.losses(batch).values())).sum()
+    total.backward()
+    assert float(total) == 0.0
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_the_batched_loss_is_the_mean_over_rows(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store, **_without_randomness(name))
+    batch = collate(store, np.arange(7), LENGTH, with_targets=True)
+    together = {key: float(value) for key, value in ranker.losses(batch).items()}
+    sums = dict.fromkeys(together, 0.0)
+    for row in range(7):
+        one = collate(store, np.array([row]), LENGTH, with_targets=True)
+        for key, value in ranker.losses(one).items():
+            sums[key] += float(value) * one.num_targets
+    for key, value in together.items():
+        assert value == pytest.approx(sums[key] / batch.num_targets, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_learns_a_small_log_by_heart(name: str) -> None:
+    """Each of 32 rows walks its own way through the catalogue; all next items can be known."""
+    rng = np.random.default_rng(3)
+    rows = [[r + 1, *rng.permutation(np.arange(1, 37))[:5].tolist()] for r in range(32)]
+    store = SequenceStore.from_lists(rows)
+    torch.manual_seed(0)
+    ranker = registry.build(
+        name, NUM_ITEMS, dim=32, max_length=LENGTH, dropout=0.0, repeats="plain"
+    )
+    ranker.fit_statistics(store)
+    fitter = Fitter(ranker, store, FitConfig(batch_size=32, max_epochs=150, lr=5e-3, patience=999))
+    fitter.fit()
+    history = store.drop_last(1)
+    last = torch.tensor([row[-1] for row in rows])
+    best = ranker.scores(encode_rows(ranker, history), 0, NUM_ITEMS + 1).argmax(dim=1)
+    assert (best == last).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TRAINABLE])
+def test_heuristics_have_no_losses(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name, store)
+    with pytest.raises(ValueError, match="does not learn by gradients"):
+        ranker.losses(collate(store, np.arange(2), LENGTH, with_targets=True))
+
+
+def test_misses_name_the_nearest() -> None:
+    with pytest.raises(ValueError, match="nearest: sasrec"):
+        registry.build("sasreq", 10)
+    with pytest.raises(ValueError, match="nearest: dropout"):
+        registry.build("sasrec", 10, dropuot=0.1)
+    with pytest.raises(ValueError, match=r"dropout = 2.0"):
+        registry.build("sasrec", 10, dropout=2.0)
+    with pytest.raises(ValueError, match="lacks config"):
+        registry.from_spec({"name": "sasrec", "num_items": 3})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_items_beyond_the_catalogue_are_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="item id 12 is beyond the catalogue of 10 items"):
+        registry.build(name, 10).fit_statistics(SequenceStore.from_lists([[1, 12]]))
+
+
+def _without_randomness(name: str) -> dict[str, Any]:
+    """Settings that leave no draw in the loss."""
+    fields = registry.config_class(name).model_fields
+    settings: dict[str, Any] = {"step_share": 1.0, "contrast_weight": 0.0}
+    return {key: value for key, value in settings.items() if key in fields}
