@@ -1,6 +1,7 @@
 """What every DAG shares: owner, retries by kind of error, pools, deadlines, the runbook line."""
 
 import logging
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -73,11 +74,14 @@ def log_runbook(context: Any) -> None:
     )
 
 
-async def report_late(dag_run_text: str = "", **context: Any) -> None:
-    """Log a missed deadline; the triggerer calls this with the run's context."""
-    run = context.get("context", {}).get("dag_run", dag_run_text)
+async def report_late(context: Mapping[str, Any]) -> None:
+    """Log a missed deadline; the triggerer calls this with the run as a mapping."""
+    run = context["dag_run"]
     logging.getLogger("reckoner.deadline").error(
-        "late: %s. Yesterday's tables stay readable. See docs/operations.md", run
+        "%s is late: run %s, partition %s. Readers keep the last version. See docs/operations.md",
+        run["dag_id"],
+        run["dag_run_id"],
+        run.get("partition_key"),
     )
 
 

@@ -125,3 +125,16 @@ def test_runbook_line_names_task_and_next_step(
     policies.log_runbook(context)
     assert "a_dag.a-task failed (GateRefused)" in caplog.text
     assert "nothing was published" in caplog.text
+
+
+def test_late_run_is_reported_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    import asyncio
+
+    from airflow.sdk import AsyncCallback
+
+    from dags import policies
+
+    assert AsyncCallback(policies.report_late).path == "dags.policies.report_late"
+    run = {"dag_id": "item_knowledge", "dag_run_id": "backfill__1", "partition_key": "2026-03-01"}
+    asyncio.run(policies.report_late(context={"dag_run": run}))
+    assert "item_knowledge is late: run backfill__1, partition 2026-03-01" in caplog.text
