@@ -1,1 +1,92 @@
 """The steps of a night, one command each."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.app import app
+from pipelines.cli.options import DryRun, Json, Lake, PartitionOption, execute
+
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--source", help="File, folder or Delta table; {partition} becomes the date. See settings."
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="canonical, movielens, amazon-reviews, taobao, retailrocket or online-retail.",
+    ),
+]
+MappingOption = Annotated[
+    str | None, typer.Option("--mapping", help="File that names the source's own columns.")
+]
+AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="Accept a source without rows.")]
+
+
+@app.command("ingest-events")
+def ingest_events(
+    partition: Annotated[
+        str | None,
+        typer.Option("--partition", help="The night's UTC date, such as 2026-03-01."),
+    ] = None,
+    all_partitions: Annotated[
+        bool, typer.Option("--all-partitions", help="A whole history: each row to its own date.")
+    ] = False,
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    mapping: MappingOption = None,
+    allow_empty: AllowEmpty = False,
+    lake: Lake = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Read a delivery of events into the lake; late rows go to their own date.
+
+    Example: reckoner ingest-events --partition 2026-03-01 --source day.csv --preset taobao
+    """
+    from pipelines import ingest_events as step
+    from pipelines.ingest.plan import Request
+
+    request = Request(source, preset, mapping)
+    execute(
+        "ingest-events",
+        lambda context: step.run(
+            context, request, all_partitions=all_partitions, allow_empty=allow_empty
+        ),
+        partition=partition,
+        lake=lake,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
+
+
+@app.command("ingest-items")
+def ingest_items(
+    partition: PartitionOption,
+    source: SourceOption = None,
+    preset: PresetOption = None,
+    mapping: MappingOption = None,
+    allow_empty: AllowEmpty = False,
+    lake: Lake = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Read a delivery of items into the lake.
+
+    Example: reckoner ingest-items --partition 2026-03-01 --source items.jsonl
+    """
+    from pipelines import ingest_items as step
+    from pipelines.ingest.plan import Request
+
+    request = Request(source, preset, mapping)
+    execute(
+        "ingest-items",
+        lambda context: step.run(context, request, allow_empty=allow_empty),
+        partition=partition,
+        lake=lake,
+        as_json=as_json,
+        dry_run=dry_run,
+    )

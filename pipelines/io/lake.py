@@ -23,7 +23,7 @@ from pipelines.errors import InputError, ServiceUnavailable
 from pipelines.io.commit_log import CommitLog
 from pipelines.io.content_hash import combine
 from pipelines.io.delta_table import create_table, grow_table, open_table, trouble
-from pipelines.io.staging import StagedFile, stage_file
+from pipelines.io.staging import StagedFile, stage_file, table_files
 from pipelines.run import Run
 from pipelines.tables import CONTRACTS
 
@@ -105,6 +105,19 @@ class Lake:
             sizes = {path: size for path, size in sizes.items() if path.split("/")[0] in wanted}
         return dict(sorted(sizes.items()))
 
+    def days_holding(self, table: str, column: str, value: str) -> list[str]:
+        """The dates of which some file may hold a value, by the files' least and greatest."""
+        handle = self._load(table)
+        if handle is None:
+            return []
+        actions = pa.table(handle.get_add_actions(flatten=True))
+        days = actions["partition.ds"]
+        if f"min.{column}" in actions.schema.names:
+            low, high = actions[f"min.{column}"], actions[f"max.{column}"]
+            outside = pc.or_(pc.greater(low, value), pc.less(high, value))
+            days = days.filter(pc.invert(pc.fill_null(outside, False)))
+        return sorted({str(day) for day in days.to_pylist()})
+
     def dataset(self, table: str) -> Any:
         """The pinned version as a pyarrow dataset, to stream; its reading is recorded.
 
@@ -115,8 +128,9 @@ class Lake:
         if handle is None:
             raise InputError(f"table {table} does not exist in the lake {self.uri}")
         self.run.saw(table, handle.version())
+        files = table_files(self.table_uri(table), self.storage_options)
         try:
-            return handle.to_pyarrow_dataset()
+            return handle.to_pyarrow_dataset(filesystem=files)
         except (DeltaError, OSError) as error:
             raise trouble(handle.table_uri, f"table {table} cannot be read", error) from error
 
