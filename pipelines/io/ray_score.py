@@ -4,6 +4,7 @@ A task is a slice of a sequences file: actors read it, score it in batches and l
 Parquet file per slice. Only file names and counts travel back.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -89,8 +90,8 @@ def score_on_ray(
     staged: list[StagedFile] = []
     with ray_cluster(settings.ray):
         resources: dict[str, Any] = {"num_gpus": 1} if settings.ray.use_gpu else {"num_cpus": 1}
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         dataset = ray.data.from_items(
             [asdict(task) for task in tasks], override_num_blocks=len(tasks)
         )
@@ -99,7 +100,9 @@ def score_on_ray(
             fn_constructor_args=(ray.put(outfit),),
             batch_size=1,
             batch_format="pyarrow",
-            concurrency=min(settings.recommend.num_actors, len(tasks)),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(settings.recommend.num_actors, len(tasks))
+            ),
             **resources,
         )
         for done, row in enumerate(dataset.iter_rows(), start=1):

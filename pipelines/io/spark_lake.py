@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, functions
 from pyspark.sql.datasource import (
     DataSource,
     DataSourceArrowWriter,
@@ -35,6 +35,7 @@ from pipelines.tables import CONTRACTS
 
 FORMAT = "reckoner_lake"
 BYTES_PER_TASK = 32 << 20
+BROADCAST_BYTES = 32 << 20
 MANIFESTS = "staged"  # no leading underscore: vacuum leaves hidden folders alone for ever
 RAISED = re.compile(r"pipelines\.errors\.(InputError|ServiceUnavailable): (.+)")
 MANIFEST = pa.schema(
@@ -82,6 +83,13 @@ def read_table(
     return reader.options(**options).load()
 
 
+def read_index(spark: SparkSession, lake: Lake) -> DataFrame:
+    """Read item_id and item_idx, sent whole to every executor where the index is small."""
+    index = read_table(spark, lake, "item_index", columns=["item_id", "item_idx"])
+    is_small = sum(lake.files("item_index").values()) <= BROADCAST_BYTES
+    return functions.broadcast(index) if is_small else index
+
+
 def stage_frame(frame: DataFrame, lake: Lake, table: str, ds: str | None) -> list[StagedFile]:
     """Write a DataFrame's rows as uncommitted files of a partition, on the executors.
 
@@ -90,7 +98,7 @@ def stage_frame(frame: DataFrame, lake: Lake, table: str, ds: str | None) -> lis
         ServiceUnavailable: the object store did not answer an executor.
     """
     lake.ensure(table)
-    manifest = f"{MANIFESTS}/{uuid.uuid4()}.parquet"
+    manifest = f"{MANIFESTS}-{uuid.uuid4()}.parquet"
     options = _options(lake, table) | {"ds": ds or "", "manifest": manifest}
     ordered = frame.select(CONTRACTS[table].stored.names)
     with executor_errors():

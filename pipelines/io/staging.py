@@ -5,6 +5,7 @@ orphan that the next vacuum removes. Spark executors, Ray actors and the driver 
 """
 
 import json
+import os
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,8 +38,14 @@ class StagedFile:
 
 
 def table_files(table_uri: str, storage_options: dict[str, str]) -> pa_fs.FileSystem:
-    """Open a table's folder as a pyarrow filesystem, on any store that delta-rs knows."""
-    return pa_fs.PyFileSystem(DeltaStorageHandler(table_uri, options=storage_options or None))
+    """Open a table's folder as a pyarrow filesystem, on any store that delta-rs knows.
+
+    A local folder is opened natively: a filesystem written in Python keeps reader threads that can
+    abort the interpreter while it shuts down (seen in one of six short commands).
+    """
+    if "://" in table_uri:
+        return pa_fs.PyFileSystem(DeltaStorageHandler(table_uri, options=storage_options or None))
+    return pa_fs.SubTreeFileSystem(os.path.abspath(table_uri), pa_fs.LocalFileSystem())
 
 
 def stage_file(
@@ -71,6 +78,8 @@ def stage_file(
             if broken:
                 raise InputError(f"table {table} ds={ds}: " + "; ".join(broken))
             if writer is None:
+                if folder:
+                    files.create_dir(folder.rstrip("/"))
                 sink = files.open_output_stream(path)
                 writer = pq.ParquetWriter(sink, contract.stored, compression="zstd")
             writer.write_table(piece, row_group_size=ROWS_PER_GROUP)
