@@ -16,7 +16,7 @@ from feature_jobs.sequences import (
     with_length,
 )
 from pipelines.errors import InputError
-from pipelines.io.spark_lake import executor_errors, read_table, stage_frame
+from pipelines.io.spark_lake import executor_errors, read_index, read_table, stage_frame
 from pipelines.io.spark_session import spark_session
 from pipelines.item_index import ensure_indexed, load_index, unseen
 from pipelines.lineage import SETTINGS, Lineage, use_settings, use_window
@@ -30,8 +30,7 @@ log = structlog.get_logger()
 
 TABLE = SEQUENCES.name
 EVENT_COLUMNS = ("user_id", "item_id", "action", "ts", "position")
-# Up to these sizes a table is sent to every executor whole instead of shuffling the larger side.
-BROADCAST_INDEX_BYTES = 32 << 20
+# Up to so many events of a day are sent to every executor instead of shuffling yesterday.
 BROADCAST_EVENTS = 1_000_000
 
 
@@ -129,9 +128,7 @@ class Assembly:
             index = pa.concat_tables([index, new]).select(["item_id", "item_idx"])
             return self.spark.createDataFrame(index), new.num_rows
         new_items = ensure_indexed(lake, items, night.ds)
-        frame = read_table(self.spark, lake, "item_index", columns=["item_id", "item_idx"])
-        small = sum(lake.files("item_index").values()) <= BROADCAST_INDEX_BYTES
-        return (F.broadcast(frame) if small else frame), new_items
+        return read_index(self.spark, lake), new_items
 
     def _merged(self, night: Partition, today: DataFrame) -> DataFrame:
         lake, settings = self.context.lake, self.context.settings.sequences

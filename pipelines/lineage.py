@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipelines.io.lake import Lake
 from pipelines.partition import Partition
@@ -23,6 +24,7 @@ SETTINGS = "settings"
 WITHOUT_EFFECT = {"sequences": {"merge_yesterday"}}
 # Raised when a job's code changes what it derives from the same inputs and settings.
 METHODS = {"sequences": 1, "graph": 1}
+REASONS_SHOWN = 5
 
 Inputs = dict[str, str | None]
 
@@ -175,3 +177,15 @@ def stale_nights(
     """List the nights from `first` to `last` with a stale partition, in the order to rebuild."""
     days = {stale.ds for stale in stale_partitions(lake, settings)}
     return [Partition.parse(ds) for ds in sorted(days) if first.ds <= ds <= last.ds]
+
+
+def render_stale(found: Sequence[dict[str, Any]]) -> str:
+    """Lay the stale partitions out for a person, with one reason a line."""
+    if not found:
+        return "nothing is stale"
+    lines = []
+    for stale in found:
+        more = len(stale["reasons"]) - REASONS_SHOWN
+        shown = list(stale["reasons"][:REASONS_SHOWN]) + ([f"... {more} more"] if more > 0 else [])
+        lines += [f"{stale['table']:<20} {stale['ds']}  {reason}" for reason in shown]
+    return "\n".join(lines)

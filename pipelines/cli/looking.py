@@ -1,6 +1,7 @@
 """What a person looks up: tables, lists, rankers, staleness, health."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,3 +125,15 @@ def doctor(lake: Lake = None, as_json: Json = False) -> None:
     answer(symptoms, as_json, render_symptoms)
     if not all(symptom["healthy"] for symptom in symptoms):
         raise typer.Exit(EXIT_UNAVAILABLE)
+
+
+@app.command("stale")
+def stale(lake: Lake = None, as_json: Json = False) -> None:
+    """List partitions that were built from inputs that have changed since, and why.
+
+    Example: reckoner stale --json
+    """
+    from pipelines.lineage import render_stale, stale_partitions
+
+    settings, opened = open_lake(lake)
+    answer([asdict(found) for found in stale_partitions(opened, settings)], as_json, render_stale)

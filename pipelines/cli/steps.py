@@ -90,3 +90,60 @@ def ingest_items(
         as_json=as_json,
         dry_run=dry_run,
     )
+
+
+CascadeOption = Annotated[
+    bool,
+    typer.Option("--cascade/--no-cascade", help="Also rebuild later partitions that became stale."),
+]
+
+
+@app.command("build-sequences")
+def build_sequences(
+    partition: PartitionOption,
+    cascade: CascadeOption = True,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Do not build on yesterday's partition.")
+    ] = False,
+    lake: Lake = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Assemble each user's latest behaviour as of the end of a night.
+
+    Example: reckoner build-sequences --partition 2026-03-01
+    """
+    from pipelines import build_sequences as step
+
+    execute(
+        "build-sequences",
+        lambda context: step.run(context, cascade=cascade, from_scratch=from_scratch),
+        partition=partition,
+        lake=lake,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
+
+
+@app.command("build-item-graph")
+def build_item_graph(
+    partition: PartitionOption,
+    cascade: CascadeOption = True,
+    lake: Lake = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Build transitions and swing similarity between items as of a night.
+
+    Example: reckoner build-item-graph --partition 2026-03-01
+    """
+    from pipelines import build_item_graph as step
+
+    execute(
+        "build-item-graph",
+        lambda context: step.run(context, cascade=cascade),
+        partition=partition,
+        lake=lake,
+        as_json=as_json,
+        dry_run=dry_run,
+    )
