@@ -2,9 +2,14 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parent.parent
 # Spark starts its Python workers by name: they must be this interpreter.
@@ -27,3 +32,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets at {folder} (set RECKONER_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def spark() -> "Iterator[SparkSession]":
+    """One small Spark for the whole run: every step finds it running and leaves it so."""
+    from pipelines.io.spark_session import build
+    from pipelines.settings import SparkSettings
+
+    settings = SparkSettings(
+        master="local[2]",
+        driver_memory="1g",
+        shuffle_partitions=4,
+        # Tests are short: compiling every hot loop to the last degree costs more than it saves.
+        conf={"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"},
+    )
+    session = build(settings, "tests")
+    yield session
+    session.stop()

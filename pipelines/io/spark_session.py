@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from pipelines.io.spark_lake import LakeSource
@@ -18,7 +19,7 @@ def spark_session(settings: SparkSettings, app: str) -> Iterator[SparkSession]:
     `spark.master` decides where: local[N], spark://, k8s:// or sc:// for Spark Connect. Executors
     of a cluster need the `spark` image, which carries this package.
     """
-    running = SparkSession.getActiveSession()
+    running = _running()
     session = running or build(settings, app)
     session.dataSource.register(LakeSource)
     try:
@@ -26,6 +27,14 @@ def spark_session(settings: SparkSettings, app: str) -> Iterator[SparkSession]:
     finally:
         if running is None:
             session.stop()
+
+
+def _running() -> SparkSession | None:
+    """Find this process's session, whichever thread started it."""
+    try:
+        return SparkSession.active()
+    except PySparkRuntimeError:
+        return None
 
 
 def build(settings: SparkSettings, app: str) -> SparkSession:
