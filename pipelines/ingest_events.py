@@ -175,8 +175,8 @@ def _no_longer_delivered(context: Context, ds: str, delivered: set[str]) -> list
     for day in days:
         if day in delivered:
             continue
-        where = (pc.field("ds") == day) & (pc.field("ingested_ds") == ds)
-        if lake.dataset(TABLE).count_rows(filter=where):
+        where = pc.field("ingested_ds") == ds
+        if lake.dataset(TABLE, day).count_rows(filter=where):
             found.append(day)
     return found
 
