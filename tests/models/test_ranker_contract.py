@@ -133,7 +133,7 @@ def test_training_positions_do_not_see_their_future(name: str, store: SequenceSt
         batch = collate(early, np.array([row]), 5, with_targets=True)
         assert batch.targets_BL is not None
         batch.targets_BL[:, 3:] = 0  # judge the positions before the change alone
-        losses.append(sum(float(term) for term in ranker.losses(batch).values()))
+        losses.append(sum(term.item() for term in ranker.losses(batch).values()))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -222,19 +222,19 @@ def test_a_batch_without_targets_has_loss_zero(name: str, store: SequenceStore) 
     batch.targets_BL.zero_()
     total = torch.stack(list(ranker.losses(batch).values())).sum()
     total.backward()
-    assert float(total) == 0.0
+    assert total.item() == 0.0
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_the_batched_loss_is_the_mean_over_rows(name: str, store: SequenceStore) -> None:
     ranker = small_ranker(name, store, **_without_randomness(name))
     batch = collate(store, np.arange(7), LENGTH, with_targets=True)
-    together = {key: float(value) for key, value in ranker.losses(batch).items()}
+    together = {key: value.item() for key, value in ranker.losses(batch).items()}
     sums = dict.fromkeys(together, 0.0)
     for row in range(7):
         one = collate(store, np.array([row]), LENGTH, with_targets=True)
         for key, value in ranker.losses(one).items():
-            sums[key] += float(value) * one.num_targets
+            sums[key] += value.item() * one.num_targets
     for key, value in together.items():
         assert value == pytest.approx(sums[key] / batch.num_targets, rel=1e-4, abs=1e-6)
 
