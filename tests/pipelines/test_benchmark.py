@@ -1,0 +1,250 @@
+"""The benchmark command: what it writes, what it refuses."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import benchmark
+from pipelines.cli.main import main
+from pipelines.io.dataset import read_dataset
+
+METRICS = {"ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr@10", "coverage@10", "gini@10"}
+SLICES = {"all", "warm", "cold", "short", "long", "head", "tail"}
+CONTRACT = {
+    "dataset", "ranker", "protocol", "seed", "threads", "device", "metrics", "slices", "seconds",
+    "targets_per_second", "users_per_second", "peak_memory_mb", "epochs", "num_parameters",
+    "config",
+}  # fmt: skip
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def events(rows: list[tuple[str, str, int]]) -> pa.Table:
+    return pa.table(
+        {
+            "user_id": [row[0] for row in rows],
+            "item_id": [row[1] for row in rows],
+            "action": ["view"] * len(rows),
+            "ts": pa.array(
+                [START + timedelta(hours=row[2]) for row in rows], pa.timestamp("us", "UTC")
+            ),
+        }
+    )
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """120 users who walk through a catalogue of 30 items in its own order, at random times."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(120):
+        hours, first = np.sort(rng.integers(0, 2000, 8)).tolist(), int(rng.integers(0, 30))
+        rows += [(f"u{user}", f"i{(first + n) % 30:02}", hours[n]) for n in range(8)]
+    rows += [(f"u{user}", "new", 2001) for user in range(5)]
+    pq.write_table(events(rows), tmp_path / "events.parquet")
+    return tmp_path
+
+
+def call(*words: str) -> int:
+    return main(["benchmark", *words])
+
+
+def measure(shop: Path, ranker: str, *words: str) -> Any:
+    out = shop / "out.json"
+    assert call("--dataset", str(shop), "--ranker", ranker, "--out", str(out), *words) == 0
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("protocol", ["temporal", "leave-one-out"])
+def test_writes_what_the_contract_says(shop: Path, protocol: str) -> None:
+    result = measure(shop, "tgh", "--protocol", protocol)
+    assert result.keys() >= CONTRACT
+    assert set(result["metrics"]) == METRICS
+    assert set(result["slices"]) == SLICES
+    assert result["seconds"].keys() == {"train", "score"}
+    assert ("metrics_seen_excluded" in result) == (protocol == "temporal")
+    assert set(result["versus"]) == {"popularity", "last-transition"}
+    assert result["metrics"]["ndcg@10"] > 0.3
+    everyone = result["slices"]["all"]
+    assert everyone["ndcg@10"] == result["metrics"]["ndcg@10"]
+    for halves in (("warm", "cold"), ("short", "long")):
+        assert sum(result["slices"][name]["num_users"] for name in halves) == everyone["num_users"]
+    assert result["intervals"]["ndcg@10"]["low"] < result["metrics"]["ndcg@10"]
+
+
+def test_cold_targets_are_misses(shop: Path) -> None:
+    result = measure(shop, "last-transition")
+    cold = result["slices"]["cold"]
+    assert cold["num_users"] >= 1
+    assert cold["ndcg@20"] == 0.0
+
+
+def test_training_beats_popularity_and_reports_its_work(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        word
+        for pair in ("dim=16", "max_epochs=6", "batch_size=32", "lr=0.02", "dropout=0.1")
+        for word in ("--set", pair)
+    ]
+    result = measure(shop, "rearec-prl", *words, "--set", "reasoning_steps=1")
+    assert result["versus"]["popularity"]["low"] > 0
+    assert 1 <= result["epochs"] <= 6
+    assert result["targets_per_second"] > 0
+    assert result["num_parameters"] > 0
+    assert result["config"]["reasoning_steps"] == 1
+    assert result["config"]["fit"]["batch_size"] == 32
+    progress = [line for line in capsys.readouterr().err.splitlines() if "epoch" in line]
+    assert len(progress) == result["epochs"]
+    assert "validation ndcg@10" in progress[0]
+
+
+def test_seeds_give_a_list_and_a_summary(shop: Path) -> None:
+    users = shop / "users.npz"
+    result = measure(
+        shop, "sasrec", "--seeds", "2", "--set", "dim=8", "--set", "max_epochs=2",
+        "--users-out", str(users),
+    )  # fmt: skip
+    assert [one["seed"] for one in result["runs"]] == [0, 1]
+    values = [one["metrics"]["ndcg@10"] for one in result["runs"]]
+    summary = result["summary"]["metrics"]["ndcg@10"]
+    assert summary["mean"] == pytest.approx(np.mean(values))
+    half = 12.706 * np.std(values, ddof=1) / np.sqrt(2)
+    assert summary["high"] - summary["mean"] == pytest.approx(half)
+    assert set(result["summary"]["versus"]) == {"popularity", "last-transition", "tgh"}
+    kept = np.load(users)["ndcg_at_10"]
+    assert kept.mean(axis=1).tolist() == pytest.approx(values)
+
+
+def test_the_same_seed_gives_the_same_numbers(shop: Path) -> None:
+    words = ("--set", "dim=8", "--set", "max_epochs=2")
+    first, second = (measure(shop, "sasrec", *words)["metrics"] for _ in range(2))
+    assert first == second
+
+
+def test_a_cpu_budget_replaces_early_stopping(shop: Path) -> None:
+    result = measure(shop, "sasrec", "--cpu-seconds", "0.5", "--set", "dim=8")
+    assert result["config"]["fit"]["cpu_seconds"] == 0.5
+    assert result["validation_ndcg@10"] is None
+    assert result["seconds"]["train"] >= 0.5
+
+
+def test_the_model_never_hears_of_later_items(shop: Path) -> None:
+    data = read_dataset(shop)
+    assert data.items.tolist()[-1] == "new"
+    from models.evaluation import temporal_split
+
+    split = benchmark._trained_items_first(temporal_split(data.store))
+    _, places = split.train.flat_events()
+    trained = np.unique(split.train.items[places])
+    assert trained.tolist() == list(range(1, len(trained) + 1))
+    assert split.test.targets.max() > len(trained)
+
+
+def test_equal_times_follow_position_then_item(tmp_path: Path) -> None:
+    table = events([("u", "b", 1), ("u", "a", 1), ("u", "c", 0), ("v", "b", 2), ("v", "a", 2)])
+    pq.write_table(table, tmp_path / "events.parquet")
+    data = read_dataset(tmp_path)
+    names = [[data.items[i - 1] for i in data.store.row(r)] for r in range(2)]
+    assert names == [["c", "a", "b"], ["a", "b"]]
+    placed = table.append_column("position", pa.array([0, 1, 2, 0, 1]))
+    pq.write_table(placed, tmp_path / "events.parquet")
+    data = read_dataset(tmp_path)
+    names = [[data.items[i - 1] for i in data.store.row(r)] for r in range(2)]
+    assert names == [["c", "b", "a"], ["b", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ranker", "sasreq"], "nearest: sasrec"),
+        (["--set", "dmi=3"], "--set dmi: sasrec has no such setting; nearest: dim"),
+        (["--set", "dim=wide"], "--set dim='wide'"),
+        (["--set", "dim"], "key=value"),
+        (["--set", "seed=4"], "use --seeds"),
+        (["--protocol", "random"], "known are temporal and leave-one-out"),
+        (["--seeds", "0"], "--seeds 0"),
+        (["--ranker", "tgh", "--set", "batch_size=4"], "tgh has no such setting"),
+        (["--out", "/no/such/folder/x.json"], "/no/such/folder does not exist"),
+        (["--dataset", "/no/such/set"], "/no/such/set/events.parquet does not exist"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(
+    shop: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"--dataset": str(shop), "--ranker": "sasrec", "--out": str(shop / "x.json")}
+    extra = list(words)
+    for flag in given:
+        if flag in extra:
+            given[flag] = extra.pop(extra.index(flag) + 1)
+            extra.remove(flag)
+    code = call(*[word for pair in given.items() for word in pair], *extra)
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert not (shop / "x.json").exists()
+
+
+def broken(table: pa.Table, how: str) -> pa.Table:
+    if how == "column":
+        return table.drop_columns(["item_id"])
+    if how == "type":
+        return table.set_column(3, "ts", pa.array(range(table.num_rows)))
+    if how == "empty value":
+        users = [None if row == 2 else "u" for row in range(table.num_rows)]
+        return table.set_column(0, "user_id", pa.array(users, pa.string()))
+    if how == "order only":
+        times = pa.array(range(table.num_rows), pa.timestamp("us", "UTC"))
+        return table.set_column(3, "ts", times)
+    return table.slice(0, {"no rows": 0, "few rows": 4}[how])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("column", "has no column item_id; it has user_id, action, ts"),
+        ("type", "ts must be a timestamp, found int64"),
+        ("empty value", "row 2: user_id is empty"),
+        ("order only", "use --protocol leave-one-out"),
+        ("no rows", "has no rows"),
+        ("few rows", "4 events are too few"),
+    ],
+)
+def test_a_bad_dataset_is_one_line_and_exit_2(
+    shop: Path, how: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shop / "events.parquet"
+    pq.write_table(broken(pq.read_table(path), how), path)
+    code = call("--dataset", str(shop), "--ranker", "tgh", "--out", str(shop / "x.json"))
+    errors = capsys.readouterr().err
+    assert code == 2
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_garbage_is_named(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop / "events.parquet").write_bytes(b"not parquet at all")
+    code = call("--dataset", str(shop), "--ranker", "tgh", "--out", str(shop / "x.json"))
+    assert code == 2
+    assert "is not a readable Parquet file" in capsys.readouterr().err
+
+
+def test_order_only_data_serves_leave_one_out(shop: Path) -> None:
+    path = shop / "events.parquet"
+    pq.write_table(broken(pq.read_table(path), "order only"), path)
+    result = measure(shop, "popularity", "--protocol", "leave-one-out")
+    assert result["num_parameters"] == 0
+
+
+def test_real_data_split_has_the_published_sizes(shared_data: Path) -> None:
+    data = read_dataset(shared_data / "amazon2014-beauty")
+    assert (len(data.store), len(data.items), data.store.num_events) == (22_363, 12_101, 198_502)
+    from models.evaluation import temporal_split
+
+    assert len(temporal_split(data.store).test) == 5_585
