@@ -8,6 +8,8 @@ from typing import Any
 
 from deltalake import DeltaTable
 
+VERSION = "committed_version"
+
 
 class CommitLog:
     """The publishing commits of one table, read on as its version advances."""
@@ -34,12 +36,15 @@ class CommitLog:
 
 
 def _commits(handle: DeltaTable, after: int) -> list[dict[str, Any]]:
-    """List the commits later than a version up to the handle's own, newest first."""
-    limit: int | None = None if after < 0 else handle.version() - after + 8
-    while True:
-        # The history starts at the newest commit on disk, whatever version the handle is at.
-        history = handle.history(limit)
-        if limit is None or len(history) < limit or history[-1]["version"] <= after + 1:
-            break
-        limit *= 4
-    return [commit for commit in history if after < commit["version"] <= handle.version()]
+    """List our own commits later than a version, up to the handle's, newest first.
+
+    delta-rs reads on to the newest commit on disk and numbers what it finds downwards from the
+    handle's version, so the numbers are wrong as soon as somebody else has committed. Ours carry
+    their own.
+    """
+    limit = None if after < 0 else handle.version() - after
+    found = []
+    for commit in handle.history(limit):
+        if VERSION in commit and after < int(commit[VERSION]) <= handle.version():
+            found.append(commit | {"version": int(commit[VERSION])})
+    return found

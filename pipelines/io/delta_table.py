@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from deltalake import DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from pipelines.errors import InputError, ServiceUnavailable
@@ -96,6 +96,8 @@ def create_table(contract: Contract, uri: str, storage_options: dict[str, str]) 
             configuration=configuration,
             storage_options=storage_options or None,
             raise_if_key_not_exists=False,
+            # A retry would lay a second creation on top of the one that was first.
+            commit_properties=CommitProperties(max_commit_retries=0),
         )
     except CommitFailedError:
         return  # another writer created it first

@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 
 from pipelines.errors import InputError, ServiceUnavailable
-from pipelines.io.commit_log import CommitLog
+from pipelines.io.commit_log import VERSION, CommitLog
 from pipelines.io.content_hash import combine
 from pipelines.io.delta_table import create_table, grow_table, open_table, trouble
 from pipelines.io.staging import StagedFile, stage_file, table_files
@@ -238,6 +238,7 @@ class Lake:
     ) -> Commit:
         """Replace one partition by a function of its newest rows, again on each conflict."""
         for _ in self._attempts(table):
+            self.ensure(table)  # before reading: what is merged must be what is replaced
             rows = CONTRACTS[table].conform(merge(self._rows(table, ds)))
             self.require_unique(table, ds, rows)
             try:
@@ -334,7 +335,8 @@ class Lake:
             AddAction(piece.path, piece.size, values, _milliseconds(), True, piece.stats)
             for piece in staged
         ]
-        metadata = {**self.run.metadata(table, ds), "contract": str(CONTRACTS[table].version)}
+        metadata = self.run.metadata(table, ds)
+        metadata |= {"contract": str(CONTRACTS[table].version), VERSION: str(version)}
         if content is not None:
             metadata["content_hash"] = content
         properties = CommitProperties(
