@@ -19,13 +19,15 @@ class ReasoningConfig(SASRecConfig):
 
     Attributes:
         reasoning_steps: Thoughts K after the base pass; 0 is the backbone, bit for bit.
-        reasoning_form: "published": each thought replaces the state. "gated": each thought is added
-            to the state through a gate that starts at zero.
+        reasoning_form: "published": each thought replaces the state. "gated" (the default): each
+            thought is added to the state through a gate that starts at zero, so that training
+            starts from the backbone; replacing the state makes the model first learn to carry it
+            through the layers again, which costs several times the training steps.
         reasoning_dropout: Share dropped from each thought's input.
     """
 
     reasoning_steps: int = Field(default=2, ge=0)
-    reasoning_form: Literal["published", "gated"] = "published"
+    reasoning_form: Literal["published", "gated"] = "gated"
     reasoning_dropout: float = Field(default=0.1, ge=0, lt=1)
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from models.layers.dropout import dropout
 from models.layers.transformer import INIT_STD, Block
 
 
@@ -94,7 +94,7 @@ class Reasoning(nn.Module):
             x_BQD = normalise_input(state + self.positions_KD[step])
             if noise > 0:
                 x_BQD = x_BQD + noise * torch.randn_like(x_BQD)
-            x_BQD = functional.dropout(x_BQD, self.dropout, self.training)
+            x_BQD = dropout(x_BQD, self.dropout, self.training)
             for block, k, v, chain in zip(blocks, base.keys, base.values, own, strict=True):
                 x_BQD = _think(block, x_BQD, k, v, mask, chain)
             thought_BQD = normalise_output(x_BQD)
@@ -123,7 +123,7 @@ def _think(
     base_BHQL = (q @ k_BHLW.transpose(-2, -1)).masked_fill(~mask_B1QL, -torch.inf)
     own_BHQk = torch.stack([(q * key).sum(-1) for key in own_keys], dim=-1)
     weights = torch.cat([base_BHQL, own_BHQk], dim=-1).softmax(dim=-1)
-    weights = functional.dropout(weights, block.settings.dropout, block.training)
+    weights = dropout(weights, block.settings.dropout, block.training)
     length = k_BHLW.shape[2]
     mixed = weights[..., :length] @ v_BHLW
     for place, value in enumerate(own_values):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.layers.dropout import dropout
+
 INIT_STD = 0.02
 
 
@@ -92,7 +94,7 @@ class Block(nn.Module):
         return out
 
     def _drop(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.settings.dropout, self.training)
+        return dropout(x, self.settings.dropout, self.training)
 
 
 def causal_mask(valid_BL: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.batch import SequenceBatch
+from models.layers.dropout import dropout
 from models.layers.reasoning import BasePass
 from models.layers.transformer import (
     Block,
@@ -120,7 +120,7 @@ class SASRec(NeuralRanker):
     def embed(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
         """Add positions to item vectors, normalise and drop: the encoder's input."""
         x_BLD = items_BLD + self.positions(positions_of(batch.valid_BL))
-        return functional.dropout(self.embedding_norm(x_BLD), self.config.dropout, self.training)
+        return dropout(self.embedding_norm(x_BLD), self.config.dropout, self.training)
 
     def base_pass(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
         """Run the encoder over all positions."""
