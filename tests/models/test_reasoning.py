@@ -112,8 +112,8 @@ def test_gated_reasoning_starts_as_the_backbone(name: str, store: SequenceStore)
 
 
 def test_more_thoughts_leave_earlier_ones_alone(store: SequenceStore) -> None:
-    short = small_ranker("rearec-prl", store, reasoning_steps=1)
-    long = small_ranker("rearec-prl", store, reasoning_steps=3)
+    short = small_ranker("rearec-prl", store, reasoning_steps=1, reasoning_form="published")
+    long = small_ranker("rearec-prl", store, reasoning_steps=3, reasoning_form="published")
     assert isinstance(short, LatentReasoner)
     assert isinstance(long, LatentReasoner)
     weights = short.state_dict()
