@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.app import app
-from pipelines.cli.options import DryRun, Json, Lake, PartitionOption, execute
+from pipelines.cli.options import DryRun, Json, Lake, PartitionOption, answer, execute
 
 SourceOption = Annotated[
     str | None,
@@ -147,3 +147,27 @@ def build_item_graph(
         as_json=as_json,
         dry_run=dry_run,
     )
+
+
+@app.command("make-shop")
+def make_shop(
+    out: Annotated[str, typer.Option("--out", help="Folder for one delivery per day.")],
+    until: Annotated[str, typer.Option("--until", help="The last day, such as 2026-03-01.")],
+    days: Annotated[int, typer.Option(min=3, help="How many days.")] = 40,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same bytes.")] = 0,
+    users: Annotated[int, typer.Option(min=50, help="People.")] = 3000,
+    items: Annotated[int, typer.Option(min=50, help="Things on sale.")] = 800,
+    visits: Annotated[int, typer.Option(min=1, help="Visits per day, some 4 events each.")] = 720,
+    as_json: Json = False,
+) -> None:
+    """Generate a small shop's deliveries, dirt included, to try everything on.
+
+    Example: reckoner make-shop --out shop --days 40 --until 2026-03-01 --seed 0
+    """
+    from pathlib import Path
+
+    from pipelines import shop
+    from pipelines.partition import Partition
+
+    size = shop.ShopSize(days=days, users=users, items=items, visits_per_day=visits)
+    answer(shop.make_shop(Path(out), Partition.parse(until).day, seed, size), as_json)
