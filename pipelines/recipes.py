@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.fitting import FitConfig
-from models.registry import config_class
+from models.registry import config_class, configure, names
 from pipelines.errors import InputError
 
 
@@ -67,6 +67,9 @@ def recipe_named(name: str, overrides: dict[str, str] | None = None) -> Recipe:
     recipe = RECIPES[name]()
     ranker_settings, fit = dict(recipe.ranker_settings), recipe.fit.model_dump()
     ranker = (overrides or {}).get("ranker", recipe.ranker)
+    if ranker not in names():
+        near = difflib.get_close_matches(ranker, names(), n=1, cutoff=0.0)[0]
+        raise InputError(f"no ranker is named {ranker!r}; the nearest is {near} of {names()}")
     for key, value in (overrides or {}).items():
         if key == "ranker":
             continue
@@ -83,4 +86,16 @@ def recipe_named(name: str, overrides: dict[str, str] | None = None) -> Recipe:
         for key, value in ranker_settings.items()
         if key in config_class(ranker).model_fields
     }
-    return Recipe(name=name, ranker=ranker, ranker_settings=known_settings, fit=FitConfig(**fit))
+    try:
+        fitted = FitConfig(**fit)
+        configure(ranker, **known_settings)
+    except ValueError as error:  # pydantic's errors are ValueErrors too
+        raise InputError(f"recipe {name}: {_first_line(error)}") from error
+    return Recipe(name=name, ranker=ranker, ranker_settings=known_settings, fit=fitted)
+
+
+def _first_line(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{first['loc'][0]} = {first['input']!r}: {first['msg']}"
+    return str(error)

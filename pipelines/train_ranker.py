@@ -16,8 +16,9 @@ from models.fitting import EpochResult
 from models.registry import build, to_spec
 from pipelines.catalogue_index import fingerprint
 from pipelines.histories import action_names, read_histories, split_histories, time_cuts
-from pipelines.io.ray_train import Job, Trained, forget, store_start, train_on_ray
+from pipelines.io.ray_train import train
 from pipelines.io.tracking import MODEL, Card, Registry
+from pipelines.io.training_job import Job, Trained, forget, store_start
 from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
 from pipelines.recipes import Recipe, recipe_named
 from pipelines.step import Context, Result
@@ -141,7 +142,7 @@ def _train(
         train=settings.train.model_dump(),
         threads=max(int(settings.ray.cpus_per_worker), 1),
     )
-    return train_on_ray(job, settings)
+    return train(job, settings)
 
 
 def _card(

@@ -1,0 +1,140 @@
+"""Training on Ray: what is registered, what resumes, what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.cli import main
+from pipelines.io.lake import Lake
+from pipelines.io.tracking import Registry
+from pipelines.run import Run
+from pipelines.settings import load_settings
+from tests.pipelines.conftest import QUICK, Command
+from tests.pipelines.planted import DS, plant
+
+STEADY = ["--recipe", "smoke", "--set", "max_epochs=14", "--set", "patience=14"]
+DEADLINE_S = 240
+
+
+def weights(lake: str, version: str = "1") -> dict[str, torch.Tensor]:
+    ranker, _ = Registry(load_settings(lake)).load(version)
+    return dict(ranker.state_dict())
+
+
+def test_a_version_carries_what_a_reader_needs(trained: Command) -> None:
+    registry = Registry(load_settings(trained.lake))
+    card = registry.card(registry.resolve("challenger"))
+    assert card.spec["name"] == "sasrec"
+    assert card.spec["num_items"] == 40
+    assert card.recipe["fit"]["max_epochs"] == 25
+    assert card.actions == ("purchase", "view")
+    assert set(card.input_versions) == {"sequences", "item_index"}
+    assert list(card.inputs) == [f"sequences/{DS}"]
+    value, low, high = card.metrics["all"]["ndcg@10"]
+    assert low is not None
+    assert high is not None
+    assert low < value < high
+    assert len(card.curve) >= 2
+    assert card.environment["device"] == "cpu"
+    rows = Lake(trained.lake, Run.unrecorded()).read("ranker_metrics", DS).to_pylist()
+    published = [row for row in rows if (row["slice"], row["metric"]) == ("all", "ndcg@10")]
+    assert [row["value"] for row in published] == [value]
+
+
+def test_the_same_inputs_register_once(trained: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
+    again = trained.json("train-ranker", "--partition", DS, *QUICK)
+    assert (again["version"], again["registered"]) == ("1", "already")
+
+
+def test_heuristics_train_and_register_too(trained: Command) -> None:
+    words = ("--recipe", "smoke", "--set", "ranker=tgh")
+    result = trained.json("train-ranker", "--partition", DS, *words)
+    assert (result["ranker"], result["version"], result["epochs"]) == ("tgh", "2", 0)
+
+
+def test_dry_run_registers_nothing(trained: Command) -> None:
+    words = ("--recipe", "smoke", "--set", "dim=8", "--dry-run")
+    result = trained.json("train-ranker", "--partition", DS, *words)
+    assert result["parameters"] > 0
+    assert Registry(load_settings(trained.lake)).known() == ["1", "challenger -> 1"]
+
+
+def test_two_workers_learn_the_same_task(trained: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "2")
+    monkeypatch.setenv("RECKONER_RAY__CPUS_PER_WORKER", "0.5")
+    result = trained.json("train-ranker", "--partition", DS, *QUICK)
+    assert result["version"] == "2"
+    assert result["ndcg@10"][1] > 0.3
+
+
+def test_killed_training_resumes_at_the_exact_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, calm = plant(tmp_path / "killed"), plant(tmp_path / "calm")
+    environment = os.environ | {"RECKONER_TRAIN__CHECKPOINT_EVERY_STEPS": "2"}
+    command = [sys.executable, "-m", "pipelines.cli", "train-ranker", "--partition", DS, *STEADY]
+    command += ["--lake", killed]
+    log = tmp_path / "first.log"
+    with log.open("wb") as sink:
+        first = subprocess.Popen(
+            command, env=environment, stderr=sink, stdout=sink, start_new_session=True
+        )
+    started = time.monotonic()
+    folder = tmp_path / "killed" / "training"
+    try:
+        # Mid-epoch checkpoints are named by their step; three steps make an epoch here.
+        while not list(folder.glob("*/step-000000008-*")):
+            assert first.poll() is None, log.read_text()
+            assert time.monotonic() - started < DEADLINE_S, log.read_text()
+            time.sleep(0.05)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert Registry(load_settings(killed)).known() == []
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    assert '"event": "resumed"' in second.stderr
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
+    assert main(["train-ranker", "--partition", DS, *STEADY, "--lake", calm]) == 0
+    resumed, undisturbed = weights(killed), weights(calm)
+    assert resumed.keys() == undisturbed.keys()
+    for name, value in undisturbed.items():
+        assert torch.equal(resumed[name], value), name
+    assert not list(folder.iterdir()), "a registered run leaves no checkpoints behind"
+
+
+def test_divergence_names_the_step_and_the_last_good_checkpoint(
+    trained: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
+    words = ("--recipe", "smoke", "--set", "lr=1e30", "--set", "clip_norm=0")
+    assert trained("train-ranker", "--partition", DS, *words) == 2
+    assert "diverged at step" in trained.last_line
+    assert "last good checkpoint" in trained.last_line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--recipe", "nigthly"], "nearest is nightly"),
+        (["--set", "dimm=64"], "nearest is dim"),
+        (["--set", "dim"], "write key=value"),
+        (["--set", "ranker=sasrek"], "sasrec"),
+        (["--set", "batch_size=many"], "batch_size"),
+    ],
+)
+def test_bad_settings_are_one_line(trained: Command, words: list[str], expected: str) -> None:
+    assert trained("train-ranker", "--partition", DS, *words) == 2
+    assert expected in trained.last_line
+
+
+def test_a_night_without_sequences_says_which_step_is_missing(trained: Command) -> None:
+    assert trained("train-ranker", "--partition", "2026-03-09") == 2
+    assert "run reckoner build-sequences --partition 2026-03-09" in trained.last_line
