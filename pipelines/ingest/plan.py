@@ -90,6 +90,8 @@ def plan_file(delivery: Delivery, file: SourceFile) -> FilePlan:
     """
     mapping = delivery.mapping
     schema = columns_of(file, mapping.csv.style())
+    if file.format == "jsonl" and not schema.names:  # no object in it: nothing to check against
+        schema = pa.schema([(name, pa.string()) for name in mapping.required()])
     missing = [name for name in mapping.required() if name not in schema.names]
     if missing:
         raise InputError(_missing(file, missing[0], schema.names, delivery.layout))
