@@ -233,7 +233,9 @@ def load_settings(lake_uri: str | None = None) -> Settings:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"setting {key} = {first.get('input')!r}: {first['msg']}") from error
-    return settings.model_copy(update={"lake_uri": lake_uri}) if lake_uri else settings
+    uri = lake_uri or settings.lake_uri
+    # Workers run in folders of their own: a relative path would mean another lake there.
+    return settings.model_copy(update={"lake_uri": uri if "://" in uri else os.path.abspath(uri)})
 
 
 def known_keys() -> list[str]:
