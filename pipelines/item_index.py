@@ -37,7 +37,7 @@ def ensure_indexed(lake: Lake, item_ids: pa.Array | pa.ChunkedArray, ds: str) ->
 
 def unseen(index: pa.Table, item_ids: pa.Array | pa.ChunkedArray, ds: str) -> pa.Table:
     """Work out the rows that an index lacks: dense from 1, in order of item_id."""
-    items = pc.unique(item_ids)
+    items = pc.unique(item_ids).cast(pa.string())
     new = items.filter(pc.invert(pc.is_in(items, value_set=index["item_id"])))
     new = new.take(pc.sort_indices(new))
     taken = pc.max(index["item_idx"]).as_py() or 0

@@ -22,5 +22,6 @@ def configure_logging(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
         ),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        # Asked anew for each line: whoever replaced standard error may have closed it since.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )

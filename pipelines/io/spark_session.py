@@ -2,6 +2,8 @@
 
 import os
 import sys
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +12,9 @@ from pyspark.sql import SparkSession
 
 from pipelines.io.spark_lake import LakeSource
 from pipelines.settings import SparkSettings
+
+_registering = threading.Lock()
+_registered: weakref.WeakSet[SparkSession] = weakref.WeakSet()
 
 
 @contextmanager
@@ -21,12 +26,23 @@ def spark_session(settings: SparkSettings, app: str) -> Iterator[SparkSession]:
     """
     running = _running()
     session = running or build(settings, app)
-    session.dataSource.register(LakeSource)
+    register_lake(session)
     try:
         yield session
     finally:
         if running is None:
             session.stop()
+
+
+def register_lake(session: SparkSession) -> None:
+    """Make the `reckoner_lake` format known to a session, once.
+
+    Registering again takes the format away for a moment, under the feet of other threads' jobs.
+    """
+    with _registering:
+        if session not in _registered:
+            session.dataSource.register(LakeSource)
+            _registered.add(session)
 
 
 def _running() -> SparkSession | None:
