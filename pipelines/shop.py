@@ -1,9 +1,9 @@
 """Generate a small shop: daily deliveries of items and events, as real ones are, dirt included.
 
 People pursue intents. An intent is a ring of six categories that is walked in one direction, and
-every category lies on two rings: what comes next follows from where somebody has been, not from the
-last item alone. Brands are kept within an intent, models recur every second step, a purchase leads
-to its accessory, and intents change with time. Deterministic by seed.
+every category lies on three rings: what comes next follows from where somebody has been, not from
+the last item alone. Brands are kept within an intent, models recur every second step, a purchase
+leads to its accessory, and intents change with time. Deterministic by seed.
 """
 
 import csv
@@ -30,11 +30,12 @@ COLUMNS = (
     "value",
 )
 RING = 6
-KEEP_INTENT = 0.82  # from one visit to the next
-STAY = 0.2  # look at another item of the same category
-STRAY = 0.08  # look at something unrelated
-RECALL = 0.6  # choose the same model as two steps ago
-CART, BUY, ACCESSORY = 0.14, 0.55, 0.6
+RINGS_PER_LEAF = 3
+KEEP_INTENT = 0.9  # from one visit to the next
+STAY = 0.12  # look at another item of the same category
+STRAY = 0.05  # look at something unrelated
+RECALL = 0.7  # choose the same model as two steps ago
+CART, BUY, ACCESSORY = 0.12, 0.55, 0.6
 LATE, TWICE, MALFORMED = 0.004, 0.004, 0.003
 CHANGED_ITEMS = 0.01  # share of the catalogue whose price or availability changes per day
 
@@ -108,7 +109,7 @@ class Shop:
 
     def _make_rings(self) -> list[list[int]]:
         rings = []
-        for _ in range(2):
+        for _ in range(RINGS_PER_LEAF):
             leaves = list(range(len(LEAVES)))
             self.dice.shuffle(leaves)
             rings += [leaves[i : i + RING] for i in range(0, len(leaves), RING)]

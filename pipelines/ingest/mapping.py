@@ -292,7 +292,9 @@ def load_mapping(path: str) -> Mapping:
 
 def _explain(error: ValidationError) -> str:
     """Say the first fault in one line; an unknown key names the nearest."""
-    fault = error.errors()[0]
+    faults = error.errors()
+    # A mistyped key shows twice: as unknown and as missing. The first is the one to mend.
+    fault = next((one for one in faults if one["type"] == "extra_forbidden"), faults[0])
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = _keys_at(fault["loc"][:-1])

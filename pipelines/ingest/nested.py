@@ -45,6 +45,8 @@ def to_pairs(column: pa.Array) -> Cast:
     cells = column.to_pylist()
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         cells = [None if cell is None or not cell.strip() else _literal(cell) for cell in cells]
+    elif pa.types.is_map(column.type):
+        cells = [None if cell is None else dict(cell) for cell in cells]
     values = [_pairs(cell) for cell in cells]
     held = plain(column).is_valid() if _is_text(column.type) else column.is_valid()
     bad = np.array([v is None for v in values], dtype=bool) & held.to_numpy(zero_copy_only=False)
@@ -93,8 +95,6 @@ def _texts(cell: Any) -> list[str] | None:
 
 
 def _pairs(cell: Any) -> list[tuple[str, str]] | None:
-    if isinstance(cell, list):  # how Arrow gives a map
-        cell = dict(cell)
     if not isinstance(cell, dict):
         return None
     return [(str(k), _word(v)) for k, v in cell.items() if v is not None and str(k)]

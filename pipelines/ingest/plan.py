@@ -7,11 +7,11 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipelines.errors import InputError
-from pipelines.ingest.mapping import Cell, EventMapping, ItemMapping, Mapping, Pairs, load_mapping
+from pipelines.ingest.mapping import Cell, EventMapping, ItemMapping, Pairs, load_mapping
 from pipelines.ingest.presets import Layout, preset_layouts
 from pipelines.ingest.typed import require_type
 from pipelines.io.raw_rows import SourceFile
-from pipelines.io.sources import columns_of, find_files
+from pipelines.io.sources import columns_of, find_files, is_named_like
 from pipelines.settings import Source
 
 Table = Literal["events", "items"]
@@ -76,7 +76,7 @@ def plan_delivery(table: Table, settings: Source, request: Request, ds: str | No
         layouts: tuple[Layout, ...] = (Layout(f"mapping {mapping}", load_mapping(mapping)),)
     else:
         layouts = tuple(replace(x, name=f"{preset}: {x.name}") for x in preset_layouts(preset))
-    able = [layout for layout in layouts if _part(layout.mapping, table)]
+    able = [layout for layout in layouts if getattr(layout.mapping, table)]
     if not able:
         raise InputError(f"{layouts[0].name} says nothing about {table}: add a part `{table}`")
     return _first_fitting(table, source, able, ds)
@@ -132,15 +132,18 @@ def _one_of(table: Table, settings: Source, request: Request) -> tuple[str, str 
     return settings.preset or "canonical", settings.mapping
 
 
-def _part(mapping: Mapping, table: Table) -> EventMapping | ItemMapping | None:
-    return mapping.events if table == "events" else mapping.items
+def _part_of(layout: Layout, table: Table) -> EventMapping | ItemMapping:
+    part = layout.mapping.events if table == "events" else layout.mapping.items
+    assert part is not None, "layouts without the part have been left out"
+    return part
 
 
 def _first_fitting(table: Table, source: str, layouts: list[Layout], ds: str | None) -> Delivery:
     tried = []
-    for layout in layouts:
-        mapping = _part(layout.mapping, table)
-        assert mapping is not None
+    # A file that is named outright may have any name, but a layout that expects it comes first.
+    expecting = [x for x in layouts if is_named_like(source, _part_of(x, table).files)]
+    for layout in [*expecting, *(x for x in layouts if x not in expecting)]:
+        mapping = _part_of(layout, table)
         try:
             files = find_files(source, ds, table, mapping.files)
             if mapping.format:

@@ -64,8 +64,8 @@ def find_files(
         return [SourceFile(files, path, name, _format(name) or _by_pattern(name, patterns))]
     if _is_delta(files, path):
         return [_delta_table(files, path, source, ds)]
-    names = _of_day(_below(files, path), source, ds)
-    known = [name for name in names if _wanted(name, patterns)]
+    known = [name for name in _below(files, path) if is_named_like(name, patterns)]
+    known = _of_day(known, source, ds)
     own = [name for name in known if PurePosixPath(name).name.lower().startswith(table)]
     if not known:
         what = " or ".join(patterns) if patterns else "no " + ", ".join(SUFFIXES)
@@ -161,7 +161,8 @@ def _of_day(names: list[str], source: str, ds: str | None) -> list[str]:
     return chosen
 
 
-def _wanted(name: str, patterns: Sequence[str]) -> bool:
+def is_named_like(name: str, patterns: Sequence[str]) -> bool:
+    """Say whether a file's name fits one of the patterns, or a known suffix where there is none."""
     base = PurePosixPath(name).name
     plain = base.removesuffix(".gz")
     if patterns:
@@ -170,7 +171,7 @@ def _wanted(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _by_pattern(name: str, patterns: Sequence[str]) -> Format:
-    if patterns and _wanted(name, patterns):
+    if patterns and is_named_like(name, patterns):
         return "csv"
     raise InputError(
         f"source {name} is of an unknown kind: it should end in {', '.join(SUFFIXES)}, or a "
