@@ -220,6 +220,13 @@ def _write_private(file: Path, values: Mapping[str, str]) -> None:
         json.dump(dict(values), target)
 
 
+def demo_settings() -> dict[str, str]:
+    """The demo's sources and sizes, wherever this shell sets nothing else."""
+    from pipelines.demo import SETTINGS
+
+    return {name: value for name, value in SETTINGS.items() if name not in os.environ}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run Airflow on the demo's lake until Ctrl-C, or one `airflow` command on its home.
 
@@ -228,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     home = ROOT / ".reckoner" / "airflow"
-    local = LocalAirflow(home, free_port(PREFERRED_PORT))
+    local = LocalAirflow(home, free_port(PREFERRED_PORT), demo_settings())
     if words:
         print(local.run(*words), end="")
         return

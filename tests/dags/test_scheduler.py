@@ -15,6 +15,8 @@ from tests.dags.airflow_client import FINAL, AirflowClient, wait_for
 DATES = ["2026-02-27", "2026-02-28", "2026-03-01"]
 FOLLOWING = ["behaviour_sequences", "item_knowledge", "nightly_recommendations"]
 USERS, ITEMS = 6, 15
+# About two minutes on two idle cores; this only ends a run that hangs.
+HANGS_AFTER = 1200
 
 
 def write_inbox(folder: Path) -> None:
@@ -50,7 +52,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
         "RECKONER_SPARK__SHUFFLE_PARTITIONS": "1",
         # Nothing has been trained, so every list is the marked popularity fallback.
         "RECKONER_RECOMMEND__MAX_FALLBACK_SHARE": "1",
+        "RECKONER_RAY__OBJECT_STORE_MB": "80",
         "OMP_NUM_THREADS": "1",
+        # Short JVMs never earn back what the optimising compiler costs.
+        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     }
     airflow = LocalAirflow(folder / "home", free_port(), settings)
     airflow.prepare()
@@ -86,7 +91,7 @@ def test_backfill_runs_downstream_and_publishes_each_partition(local: LocalAirfl
     def runs(dag_id: str) -> list[tuple[str, dict[str, Any]]]:
         return [(key, run) for key, run in client.runs(dag_id).items() if key in DATES]
 
-    wait_for(finished, "nine runs to end", 300)
+    wait_for(finished, "nine runs to end", HANGS_AFTER)
 
     for dag_id in FOLLOWING:
         assert sorted(key for key, _ in runs(dag_id)) == DATES
@@ -104,7 +109,7 @@ def test_night_without_input_fails_at_once(local: LocalAirflow) -> None:
     def ended() -> bool:
         return client.runs("behaviour_sequences")[last_night]["state"] in FINAL
 
-    wait_for(ended, "the scheduled run to end", 120)
+    wait_for(ended, "the scheduled run to end", HANGS_AFTER)
     run = client.runs("behaviour_sequences")[last_night]
     assert run["state"] == "failed"
     ingest = client.tasks(run)["ingest-events"]

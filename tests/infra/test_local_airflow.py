@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
-from infra.local_airflow import HOST, LocalAirflow, free_port, stop
+from infra.local_airflow import HOST, LocalAirflow, demo_settings, free_port, stop
 
 # A part that starts a task: in a process group of its own, deaf to SIGTERM, as a busy JVM is.
 PART = """
@@ -83,3 +84,9 @@ def test_secrets_are_private_kept_and_different(tmp_path: Path) -> None:
 def test_settings_reach_the_tasks(tmp_path: Path) -> None:
     local = LocalAirflow(tmp_path, 8080, {"RECKONER_LAKE_URI": "/somewhere"})
     assert local.environment()["RECKONER_LAKE_URI"] == "/somewhere"
+
+
+def test_the_shell_wins_over_the_demos_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "{partition}" in demo_settings()["RECKONER_EVENTS__SOURCE"]
+    monkeypatch.setenv("RECKONER_EVENTS__SOURCE", "/mine")
+    assert "RECKONER_EVENTS__SOURCE" not in demo_settings()
