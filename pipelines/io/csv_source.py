@@ -19,6 +19,7 @@ from pipelines.io.raw_rows import BrokenRow, CsvStyle, RawBatch, SourceFile
 from pipelines.io.text_stream import MARKER, UNIT_SEPARATOR, TextStream, arrow_file, show_marked
 
 BLOCK = 8 << 20
+SNIFFED = 200  # lines
 
 
 def csv_columns(file: SourceFile, style: CsvStyle) -> list[str]:
@@ -33,15 +34,26 @@ def csv_columns(file: SourceFile, style: CsvStyle) -> list[str]:
             start += more
     if not start.strip():
         raise InputError(f"file {file.name} is empty" + (": no header" if style.header else ""))
-    first = next(csv.reader(start.splitlines(), **_python_dialect(style)))
-    if style.header:
-        again = [name for name in first if first.count(name) > 1]
-        if again:
-            raise InputError(f"file {file.name}: column {again[0]!r} appears twice in the header")
-        return first
-    if len(first) != len(style.columns):
+    lines = start.splitlines()[:SNIFFED]
+    if not style.header:
+        return _declared_columns(file, style, lines)
+    first = next(csv.reader(lines, **_python_dialect(style)))
+    if MARKER in start[: len(lines[0])]:
         raise InputError(
-            f"file {file.name}: its first line has {len(first)} fields, this layout has "
+            f"file {file.name}: its header is not {style.encoding.upper()} "
+            f"({show_marked(lines[0])[:80]}): set csv.encoding in a mapping file, such as latin-1"
+        )
+    again = [name for name in first if first.count(name) > 1]
+    if again:
+        raise InputError(f"file {file.name}: column {again[0]!r} appears twice in the header")
+    return first
+
+
+def _declared_columns(file: SourceFile, style: CsvStyle, lines: list[str]) -> list[str]:
+    widths = [len(row) for row in csv.reader(lines, **_python_dialect(style))]
+    if len(style.columns) not in widths:
+        raise InputError(
+            f"file {file.name}: its first line has {widths[0]} fields, this layout has "
             f"{len(style.columns)} ({', '.join(style.columns)})"
         )
     return list(style.columns)

@@ -116,9 +116,12 @@ class TextStream(io.RawIOBase):
 
     def _swap(self, piece: str) -> str:
         assert self._replace is not None
-        if not self._done and piece.endswith(self._replace[0]):
-            piece, self._held = piece[:-1], piece[-1]
-        return piece.replace(self._replace, UNIT_SEPARATOR)
+        piece = piece.replace(self._replace, UNIT_SEPARATOR)
+        for size in range(len(self._replace) - 1, 0, -1):
+            if not self._done and piece.endswith(self._replace[:size]):
+                self._held = piece[-size:]
+                return piece[:-size]
+        return piece
 
     def _require_text(self, raw: bytes) -> None:
         wide = self._encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32"))
@@ -134,10 +137,10 @@ class TextStream(io.RawIOBase):
             )
         if wide:
             return
-        lines = raw.split(b"\n")[: None if len(raw) < CHUNK else -1]
+        lines = raw.split(b"\n")
+        lines = lines[:-1] or lines  # the last one may be cut
         spoilt = [line for line in lines if not _decodes(line, self._encoding)]
-        # A header that cannot be read names no column; a few bad rows are refused one by one.
-        if len(spoilt) * 2 > len(lines) or lines[0] in spoilt:
+        if len(spoilt) * 2 > len(lines):  # fewer are refused row by row
             raise InputError(
                 f"file {self.name} is not {self._encoding.upper()} ({len(spoilt)} of its first "
                 f"{len(lines)} lines are not): convert it, or set csv.encoding in a mapping "
