@@ -27,6 +27,9 @@ def spark_session(settings: SparkSettings, app: str) -> Iterator[SparkSession]:
     running = _running()
     session = running or build(settings, app)
     register_lake(session)
+    # Writing finds a data source only through the calling thread's own active session, which
+    # making a frame sets; a thread other than the one that started Spark has none so far.
+    session.createDataFrame([], "nothing int")
     try:
         yield session
     finally:
