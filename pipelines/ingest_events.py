@@ -20,7 +20,7 @@ from pipelines.ingest.event_rows import (
 )
 from pipelines.ingest.mapping import EventMapping
 from pipelines.ingest.plan import Delivery, Request, plan_delivery
-from pipelines.ingest.shape import Shaped, refuse_rows, row_schema, shaped_batches
+from pipelines.ingest.shape import REPORT_EVERY_S, Shaped, refuse_rows, row_schema, shaped_batches
 from pipelines.ingest.tally import REFUSED, Tally
 from pipelines.io.spool import Spool, spools
 from pipelines.step import Context, Result
@@ -29,7 +29,6 @@ log = structlog.get_logger()
 
 TABLE = "events"
 EPOCH = date(1970, 1, 1)
-REPORT_EVERY_S = 5.0
 
 
 @dataclass
@@ -100,7 +99,6 @@ def run(
 
 def _collect(delivery: Delivery, spool: Spool, tally: Tally, last_day: int) -> None:
     """Read everything; rows of a day after the last one are refused."""
-    told = time.monotonic()
     for shaped in shaped_batches(delivery, tally):
         days = days_of(shaped.rows["ts"])
         future = days > last_day
@@ -111,9 +109,6 @@ def _collect(delivery: Delivery, spool: Spool, tally: Tally, last_day: int) -> N
             shaped = Shaped(shaped.rows.filter(pa.array(~future)), shaped.raw.keep(~future))
             days = days[~future]
         spool.add_by(days, shaped.rows)
-        if time.monotonic() - told > REPORT_EVERY_S:
-            told = time.monotonic()
-            log.info("reading events", file=shaped.raw.file, rows=tally.read)
 
 
 def _why_future(shaped: Shaped, last_day: int) -> Callable[[int], str]:

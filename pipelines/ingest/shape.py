@@ -1,11 +1,13 @@
 """Turn raw rows into typed columns of the contract; refuse or skip the rest, row by row."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import structlog
 
 from pipelines.ingest.mapping import (
     Action,
@@ -36,6 +38,9 @@ from pipelines.io.raw_rows import RawBatch
 from pipelines.io.sources import read_rows
 from pipelines.tables import EVENTS, ITEMS
 
+log = structlog.get_logger()
+
+REPORT_EVERY_S = 5.0
 REQUIRED = {"events": ("user_id", "item_id", "action", "ts"), "items": ("item_id", "title")}
 SHOWN_CHARACTERS = 80
 
@@ -54,13 +59,16 @@ def shaped_batches(delivery: Delivery, tally: Tally) -> Iterator[Shaped]:
     Raises:
         InputError: a file is damaged or lacks a column.
     """
-    ignored: dict[str, None] = {}
+    told = time.monotonic()
     for file in delivery.files:
         plan = plan_file(delivery, file)
-        ignored.update(dict.fromkeys(plan.ignored))
+        tally.ignored_columns.update(plan.ignored)
         style = delivery.mapping.csv.style()
         for raw in read_rows(file, style, plan.columns, plan.nested):
             yield _shape(raw, delivery, plan, tally)
+            if time.monotonic() - told > REPORT_EVERY_S:
+                told = time.monotonic()
+                log.info("reading", table=delivery.table, file=file.name, rows=tally.read)
 
 
 def _shape(raw: RawBatch, delivery: Delivery, plan: FilePlan, tally: Tally) -> Shaped:

@@ -37,6 +37,7 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    ignored_columns: set[str] = field(default_factory=set)
 
     def skip(self, reason: str, rows: int) -> None:
         """Count rows that are well-formed but not for us."""
@@ -90,4 +91,5 @@ class Tally:
             "skipped": dict(self.skipped),
             "rejected": self.rejected,
             "rejected_reasons": dict(self.refused.most_common()),
+            "ignored_columns": sorted(self.ignored_columns),
         }

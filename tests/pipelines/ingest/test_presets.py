@@ -140,3 +140,4 @@ def test_a_purchase_is_a_customer_a_product_and_a_minute(shell: Shell, tmp_path:
     assert first["ts"] == datetime(2026, 3, 1, 8, 26, tzinfo=UTC)
     assert first["value"] == pytest.approx(25.5)
     assert (first["position"], second["position"]) == (1, 3)
+    assert result["ignored_columns"] == ["Country", "Description"]
