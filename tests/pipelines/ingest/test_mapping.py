@@ -1,6 +1,7 @@
 """Mapping files in three languages, and what is wrong with one in one line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pipelines.errors import InputError
 from pipelines.ingest.mapping import load_mapping
 from pipelines.ingest.presets import PRESETS
+from tests.conftest import ROOT
 from tests.pipelines.ingest.conftest import Shell
 
 YAML = """
@@ -116,3 +118,12 @@ def test_every_preset_covers_events_and_items() -> None:
     for layouts in PRESETS.values():
         assert any(layout.mapping.events for layout in layouts)
         assert any(layout.mapping.items for layout in layouts)
+
+
+def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "inputs.md").read_text()
+    blocks = re.findall(r"```(yaml|toml|json)\n(.*?)```", text, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["yaml", "toml", "json"]
+    for kind, block in blocks:
+        assert load_mapping(write(tmp_path, block, f"map.{kind}")).events
+    assert not [name for name in PRESETS if f"| `{name}` |" not in text]
