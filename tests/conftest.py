@@ -50,3 +50,13 @@ def spark() -> "Iterator[SparkSession]":
     session = build(settings, "tests")
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def one_ray() -> Iterator[None]:
+    """Start Ray once: every step finds it running and leaves it so."""
+    from pipelines.io.cluster import ray_cluster
+    from pipelines.settings import RaySettings
+
+    with ray_cluster(RaySettings(object_store_mb=200)):
+        yield

@@ -10,7 +10,7 @@ from pipelines.io.lake import Lake
 from pipelines.io.tracking import Registry
 from pipelines.run import Run
 from pipelines.settings import load_settings
-from tests.pipelines.conftest import Command
+from tests.command import Command
 from tests.pipelines.planted import DS, NUM_ITEMS, NUM_USERS, catalogue, item_name
 
 

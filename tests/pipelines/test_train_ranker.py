@@ -15,7 +15,8 @@ from pipelines.io.lake import Lake
 from pipelines.io.tracking import Registry
 from pipelines.run import Run
 from pipelines.settings import load_settings
-from tests.pipelines.conftest import QUICK, Command
+from tests.command import Command
+from tests.pipelines.conftest import QUICK
 from tests.pipelines.planted import DS, plant
 
 STEADY = ["--recipe", "smoke", "--set", "max_epochs=14", "--set", "patience=14"]
