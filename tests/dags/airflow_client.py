@@ -63,4 +63,4 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(1)
+        time.sleep(2)
