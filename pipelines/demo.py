@@ -26,10 +26,15 @@ SETTINGS = {
     "RECKONER_EVENTS__SOURCE": str(HOME / "shop/nightly/{partition}/events.csv"),
     "RECKONER_ITEMS__SOURCE": str(HOME / "shop/nightly/{partition}/items.jsonl"),
     "RECKONER_TRAIN__RECIPE": "smoke",
+    # The first night trains, since there is no champion; its weekday is the weekly one.
+    "RECKONER_TRAIN__WEEKDAY": "5",
     "RECKONER_SEQUENCES__LOOKBACK_DAYS": "90",
     "RECKONER_SPARK__DRIVER_MEMORY": "1g",
     "RECKONER_SPARK__SHUFFLE_PARTITIONS": "4",
-    "RECKONER_LOG_LEVEL": "warning",
+    # Short JVMs never earn back what the optimising compiler costs.
+    "RECKONER_SPARK__CONF": (
+        '{"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}'
+    ),
 }
 
 

@@ -123,7 +123,13 @@ def _ingest_steps(settings: Settings) -> list[Step]:
         )
     steps = [Step("ingest-events", lambda context: ingest_events.run(context, Request()))]
     if settings.items.source is not None:
-        steps.append(Step("ingest-items", lambda context: ingest_items.run(context, Request())))
+        steps.append(
+            Step(
+                "ingest-items",
+                # A night without a change to the catalogue is an ordinary one.
+                lambda context: ingest_items.run(context, Request(), allow_empty=True),
+            )
+        )
     return steps
 
 

@@ -4,7 +4,7 @@ Shape legend: K list length, L history positions.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,27 +15,30 @@ TITLE_LENGTH = 80
 # A second item is named only where it carried at least this share of what the first did.
 WORTH_NAMING = 0.5
 VERBS = {
-    "purchase": "bought",
-    "buy": "bought",
-    "order": "bought",
+    "purchase": "bought {}",
+    "buy": "bought {}",
+    "order": "bought {}",
     "cart": "put {} in your cart",
     "addtocart": "put {} in your cart",
-    "favourite": "saved",
-    "favorite": "saved",
-    "fav": "saved",
-    "view": "looked at",
-    "pv": "looked at",
-    "click": "looked at",
-    "rating": "rated",
-    "rate": "rated",
-    "review": "reviewed",
+    "favourite": "saved {}",
+    "favorite": "saved {}",
+    "fav": "saved {}",
+    "view": "looked at {}",
+    "pv": "looked at {}",
+    "click": "looked at {}",
+    "rating": "rated {}",
+    "rate": "rated {}",
+    "review": "reviewed {}",
 }
 FALLBACK = "Popular with other customers in the last {days} days."
 
 
 def sentence(history: Sequence[tuple[str, str]]) -> str:
     """Name up to two (title, action) pairs, the one that carried most first."""
-    parts = [_did(action, f"'{_clean(title)}'") for title, action in history]
+    named: dict[str, list[str]] = {}
+    for title, action in history:
+        named.setdefault(VERBS.get(action.lower(), "chose {}"), []).append(f"'{_clean(title)}'")
+    parts = [verb.format(" and ".join(titles)) for verb, titles in named.items()]
     return f"Because you {' and '.join(parts)}."
 
 
@@ -75,16 +78,6 @@ def carriers(
     return found
 
 
-def _did(action: str, title: str) -> str:
-    verb = VERBS.get(action.lower(), "chose")
-    return verb.format(title) if "{}" in verb else f"{verb} {title}"
-
-
 def _clean(title: str) -> str:
     flat = re.sub(r"\s+", " ", title).strip()
     return flat if len(flat) <= TITLE_LENGTH else flat[: TITLE_LENGTH - 3].rstrip() + "..."
-
-
-def titles_of(names: Mapping[int, str], ids: Sequence[str]) -> list[str]:
-    """The title of each index 0..N, the item's id where it has none."""
-    return [names.get(index) or item for index, item in enumerate(ids)]

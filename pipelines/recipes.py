@@ -23,12 +23,18 @@ class Recipe(BaseModel):
 
 
 def smoke() -> Recipe:
-    """Train something real in seconds: tests and the demo's first night."""
+    """Train something real in a minute or two on one CPU: tests and the demo."""
     return Recipe(
         name="smoke",
         ranker="sasrec",
-        ranker_settings={"dim": 32, "num_layers": 1, "num_heads": 1, "max_length": 32},
-        fit=FitConfig(batch_size=128, max_epochs=3, patience=2),
+        ranker_settings={
+            "dim": 64,
+            "num_layers": 2,
+            "num_heads": 2,
+            "max_length": 32,
+            "dropout": 0.2,
+        },
+        fit=FitConfig(batch_size=128, max_epochs=12, patience=2, lr=3e-3),
     )
 
 

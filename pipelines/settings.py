@@ -82,7 +82,6 @@ class SparkSettings(Group):
     driver_memory: str = "2g"
     executor_memory: str = "2g"
     shuffle_partitions: int = Field(8, ge=1)
-    rows_per_file: int = Field(2_000_000, ge=1)
     conf: dict[str, str] = Field(default_factory=dict, description="further Spark configuration")
 
 

@@ -100,9 +100,7 @@ def score_on_ray(
             fn_constructor_args=(ray.put(outfit),),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=min(settings.recommend.num_actors, len(tasks))
-            ),
+            compute=ray.data.ActorPoolStrategy(size=min(settings.recommend.num_actors, len(tasks))),
             **resources,
         )
         for done, row in enumerate(dataset.iter_rows(), start=1):
