@@ -139,8 +139,9 @@ def _epoch_batches(
         return []
     order = np.random.default_rng([plan.seed, epoch])
     rows = order.permutation(rows)
-    if len(rows) < world:  # every rank needs a row, or its gradient exchange would wait for ever
-        rows = np.resize(rows, world)
+    # Every rank needs a row in every step, or its gradient exchange would wait for ever.
+    if len(rows) < steps * world:
+        rows = np.resize(rows, steps * world)
     dealt: list[list[Ints]] = []
     for bucket in np.array_split(np.arange(steps), -(-steps // plan.bucket_batches)):
         first = bucket[0] * len(rows) // steps
