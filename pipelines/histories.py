@@ -52,7 +52,7 @@ def read_histories(
     Raises:
         InputError: the partition has no rows.
     """
-    _require(lake, ds)
+    require_sequences(lake, ds)
     lake.run.used("sequences", ds, lake.content("sequences", ds))
     pieces = [
         piece_of(batch, actions, shard or Shard()) for batch in _batches(lake, ds) if batch.num_rows
@@ -68,7 +68,7 @@ def read_histories(
 
 def action_names(lake: Lake, ds: str) -> tuple[str, ...]:
     """Every action in a sequences partition, sorted: the vocabulary of a new ranker."""
-    _require(lake, ds)
+    require_sequences(lake, ds)
     found: set[str] = set()
     for batch in _batches(lake, ds, ["action"]):
         found.update(pc.unique(pc.list_flatten(batch["action"])).to_pylist())
@@ -99,7 +99,12 @@ def time_cuts(store: SequenceStore, settings: TrainSettings) -> tuple[int, int]:
     return int(times[first]), int(times[second])
 
 
-def _require(lake: Lake, ds: str) -> None:
+def require_sequences(lake: Lake, ds: str) -> None:
+    """Refuse a night whose sequences were not built.
+
+    Raises:
+        InputError: names the step that is missing.
+    """
     if ds not in lake.partitions("sequences"):
         raise InputError(
             f"table sequences has no partition {ds}: run reckoner build-sequences --partition {ds}"

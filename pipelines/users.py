@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.errors import InputError
+from pipelines.histories import require_sequences
 from pipelines.lists import Ints
 from pipelines.partition import partitions_between
 from pipelines.step import Context
@@ -34,10 +34,7 @@ def find_audience(context: Context) -> Audience:
         InputError: the partition has no sequences.
     """
     lake, ds = context.lake, context.ds
-    if ds not in lake.partitions("sequences"):
-        raise InputError(
-            f"table sequences has no partition {ds}: run reckoner build-sequences --partition {ds}"
-        )
+    require_sequences(lake, ds)
     lake.run.used("sequences", ds, lake.content("sequences", ds))
     rows = lake.dataset("sequences").to_table(
         columns=["user_id", "length"], filter=pc.field("ds") == ds
