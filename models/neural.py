@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from models.base import Ranker, RankerConfig
 from models.batch import SequenceBatch
-from models.layers.transformer import INIT_STD
+from models.encoders.base import INIT_STD
 from models.sequences import SequenceStore
 
 # Adam moves every weight by about its learning rate; one number that stands for log odds has

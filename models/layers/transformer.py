@@ -12,8 +12,6 @@ from torch.nn import functional
 
 from models.layers.dropout import dropout
 
-INIT_STD = 0.02
-
 
 @dataclass(frozen=True)
 class BlockSettings:
@@ -111,12 +109,3 @@ def causal_mask(valid_BL: Tensor) -> Tensor:
 def positions_of(valid_BL: Tensor) -> Tensor:
     """Count the real events up to each position, from 1; padding gets 0: int64 [B, L]."""
     return valid_BL.long().cumsum(dim=1) * valid_BL
-
-
-def initialise(module: nn.Module) -> None:
-    """Draw linear and embedding weights from N(0, 0.02), biases 0 (as BERT and ReaRec do)."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=INIT_STD)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=INIT_STD)

@@ -39,7 +39,7 @@ class ReaRecERL(LatentReasoner):
     """
 
     name = "rearec-erl"
-    method = "latent thoughts on SASRec, the mean of all states scores (ERL)"
+    method = "latent thoughts, the mean of all states scores (ERL)"
     source = "Tang et al. 2025 (arXiv 2503.22675)"
     config_type = ReaRecERLConfig
     config: ReaRecERLConfig
@@ -50,7 +50,7 @@ class ReaRecERL(LatentReasoner):
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the mean state, minus the weighted divergence between states."""
-        base = self.base_pass(batch, self.items(batch.item_ids_BL))
+        base = self.base_pass(batch)
         chosen_BL, targets_T = self.targets_of(batch)
         states_STD = self.reason(base)[:, chosen_BL]
         terms = {

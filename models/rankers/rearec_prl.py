@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.batch import SequenceBatch
+from models.encoders.base import BasePass
 from models.latent_reasoning import LatentReasoner, ReasoningConfig
-from models.layers.reasoning import BasePass
 from models.losses import Bonus, in_batch_contrast
 from models.registry import register
 
@@ -47,7 +47,7 @@ class ReaRecPRL(LatentReasoner):
     """
 
     name = "rearec-prl"
-    method = "latent thoughts on SASRec, step temperatures sharpen towards the last state (PRL)"
+    method = "latent thoughts, step temperatures sharpen towards the last state (PRL)"
     source = "Tang et al. 2025 (arXiv 2503.22675)"
     config_type = ReaRecPRLConfig
     config: ReaRecPRLConfig
@@ -63,7 +63,7 @@ class ReaRecPRL(LatentReasoner):
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the last state, annealed ones of the earlier states, noise contrast."""
         config = self.config
-        base = self.base_pass(batch, self.items(batch.item_ids_BL))
+        base = self.base_pass(batch)
         chosen_BL, targets_T = self.targets_of(batch)
         states = self.reason(base)
         bonus = self.repeat_bonus(batch, chosen_BL)
@@ -101,7 +101,7 @@ class ReaRecPRL(LatentReasoner):
         # Rows without a target draw from a uniform weight and are dropped afterwards.
         weights_BL = torch.where(rows_R[:, None], chosen_BL, True).float()
         places_B1 = torch.multinomial(weights_BL, 1)
-        noisy_SBD = self.reason(base, places_B1, noise=self.config.noise)[:, :, 0]
+        noisy_SBD = self.reason(base.at(places_B1), noise=self.config.noise)[:, :, 0]
         index = places_B1[None, :, :, None].expand(len(states), -1, -1, states.shape[-1])
         clean_SBD = states.gather(2, index)[:, :, 0]
         per_step = [

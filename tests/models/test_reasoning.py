@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from models.batch import SequenceBatch, collate
+from models.encoders.transformer import TransformerEncoder
 from models.latent_reasoning import LatentReasoner
 from models.layers.transformer import causal_mask
 from models.losses import in_batch_contrast, pairwise_kl
-from models.rankers.sasrec import SASRec
 from models.sequences import SequenceStore
+from models.sequential import SequentialRanker
 from tests.models.conftest import random_store, small_ranker
 
 NAMES = ["rearec-erl", "rearec-prl"]
@@ -24,20 +25,21 @@ def naive_chain(ranker: LatentReasoner, batch: SequenceBatch, row: int, upto: in
             for values in (batch.item_ids_BL, batch.valid_BL, batch.times_BL, batch.actions_BL)
         )
     )
-    tokens = ranker.embed(one, ranker.items(one.item_ids_BL))
-    valid = one.valid_BL
-    reasoning = ranker.reasoning
+    encoder, reasoning = ranker.encoder, ranker.reasoning
+    assert isinstance(encoder, TransformerEncoder)
     assert reasoning is not None
+    tokens = encoder.embed(one, ranker.items(one.item_ids_BL))
+    valid = one.valid_BL
 
     def last_state(tokens: Tensor, valid: Tensor) -> Tensor:
         x = tokens
-        for block in ranker.layers:
+        for block in encoder.layers:
             x, _, _ = block(x, causal_mask(valid))
-        return ranker.final_norm(x)[:, -1:]
+        return encoder.final_norm(x)[:, -1:]
 
     states = [last_state(tokens, valid)]
     for step in range(reasoning.steps):
-        thought = ranker.embedding_norm(states[-1] + reasoning.positions_KD[step])
+        thought = encoder.embedding_norm(states[-1] + reasoning.positions_KD[step])
         tokens = torch.cat([tokens, thought], dim=1)
         valid = torch.cat([valid, torch.ones(1, 1, dtype=torch.bool)], dim=1)
         new = last_state(tokens, valid)
@@ -57,7 +59,7 @@ def test_all_positions_equal_the_prefix_loop(
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(6), 12)
     with torch.no_grad():
-        base = ranker.base_pass(batch, ranker.items(batch.item_ids_BL))
+        base = ranker.base_pass(batch)
         states = ranker.reason(base)
         for row, position in batch.valid_BL.nonzero().tolist():
             expected = naive_chain(ranker, batch, row, position)
@@ -70,19 +72,18 @@ def test_the_last_position_alone_equals_all_positions(name: str, store: Sequence
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(20), 12)
     with torch.no_grad():
-        vectors = ranker.items(batch.item_ids_BL)
-        everywhere = ranker.reason(ranker.base_pass(batch, vectors))[:, :, -1]
-        torch.testing.assert_close(
-            ranker.last_states(batch, vectors), everywhere, rtol=1e-5, atol=1e-6
-        )
+        base = ranker.base_pass(batch)
+        everywhere = ranker.reason(base)[:, :, -1]
+        alone = ranker.reason(base.at_last())[:, :, 0]
+        torch.testing.assert_close(alone, everywhere, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_zero_steps_are_the_backbone_bit_for_bit(name: str, store: SequenceStore) -> None:
     backbone = small_ranker("sasrec", store, seed=5)
     ranker = small_ranker(name, store, seed=5, reasoning_steps=0)
-    assert isinstance(backbone, SASRec)
-    assert isinstance(ranker, SASRec)
+    assert isinstance(backbone, SequentialRanker)
+    assert isinstance(ranker, SequentialRanker)
     batch = collate(store, np.arange(30), 12, with_targets=True)
     assert torch.equal(ranker.encode(batch), backbone.encode(batch))
     losses = []
@@ -106,9 +107,9 @@ def test_gated_reasoning_starts_as_the_backbone(name: str, store: SequenceStore)
     batch = collate(store, np.arange(8), 12)
     with torch.no_grad():
         ranker.reasoning.gates_KD.zero_()
-        base = ranker.base_pass(batch, ranker.items(batch.item_ids_BL))
+        base = ranker.base_pass(batch)
         for state in ranker.reason(base):
-            assert torch.equal(state, base.hidden_BLD)
+            assert torch.equal(state, base.hidden_BQD)
 
 
 def test_more_thoughts_leave_earlier_ones_alone(store: SequenceStore) -> None:
@@ -122,8 +123,8 @@ def test_more_thoughts_leave_earlier_ones_alone(store: SequenceStore) -> None:
     long.load_state_dict(weights)
     batch = collate(store, np.arange(8), 12)
     with torch.no_grad():
-        few = short.last_states(batch, short.items(batch.item_ids_BL))
-        many = long.last_states(batch, long.items(batch.item_ids_BL))
+        few = short.reason(short.base_pass(batch).at_last())
+        many = long.reason(long.base_pass(batch).at_last())
     assert torch.equal(few, many[:2])
     assert not torch.allclose(many[1], many[3])
 
@@ -166,7 +167,7 @@ def test_prl_temperatures_sharpen_towards_the_last_step(store: SequenceStore) ->
     batch = collate(store, np.arange(10), 12, with_targets=True)
     terms = ranker.losses(batch)
     chosen, targets = ranker.targets_of(batch)
-    base = ranker.base_pass(batch, ranker.items(batch.item_ids_BL))
+    base = ranker.base_pass(batch)
     states = ranker.reason(base)[:, chosen]
     weight = ranker.items.weight[1:]
 
@@ -185,7 +186,7 @@ def test_erl_scores_the_mean_of_all_states(store: SequenceStore) -> None:
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(10), 12)
     with torch.no_grad():
-        states = ranker.last_states(batch, ranker.items(batch.item_ids_BL))
+        states = ranker.reason(ranker.base_pass(batch).at_last())[:, :, 0]
         torch.testing.assert_close(ranker.encode(batch), (states[0] + states[1] + states[2]) / 3)
 
 
