@@ -39,6 +39,8 @@ class Ranker(nn.Module, ABC):
         needs: Names of the providers it cannot work without (text vectors, graphs, ...).
         is_trainable: Whether it learns by gradients.
         sized_by_data: Buffers whose size the training rows decide.
+        refining: Stages that go on with the scoring of the stage before: they count only where
+            they beat its best weights.
         config: Its settings.
         num_items: Catalogue size N.
         known_N1: bool [N + 1], items seen in training.
@@ -50,6 +52,7 @@ class Ranker(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     is_trainable: ClassVar[bool] = False
     sized_by_data: ClassVar[tuple[str, ...]] = ()
+    refining: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[RankerConfig]] = RankerConfig
 
     known_N1: Tensor
@@ -91,8 +94,21 @@ class Ranker(nn.Module, ABC):
         known[0] = False
         self.known_N1.copy_(known)
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the training stages, in order; each ends by its own early stopping."""
+        return ("fit",)
+
+    def start_stage(self, stage: str) -> None:
+        """Get ready for a training stage: freeze parts, derive labels from the weights so far.
+
+        Every worker calls it with the same weights, so what it derives must follow from them (and
+        from the buffers of `fit_statistics`) alone. A resumed run calls it before its weights and
+        buffers are loaded.
+        """
+
     def start_epoch(self, epoch: int) -> None:
-        """Hear that training epoch `epoch` (from 0) begins."""
+        """Hear that epoch `epoch` (from 0) of the current stage begins."""
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return named scalar terms whose sum is minimised, over all positions at once.
