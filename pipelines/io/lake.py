@@ -355,7 +355,8 @@ class Lake:
             )
         except OSError as error:
             raise trouble(handle.table_uri, f"table {table} cannot be written", error) from error
-        self.refresh(table)
+        # Far cheaper than opening a long table again.
+        handle.update_incremental()
         return version
 
     def _attempts(self, table: str) -> Iterator[int]:
