@@ -118,6 +118,10 @@ class Ranker(nn.Module, ABC):
         """
         raise ValueError(f"{self.name} does not learn by gradients: call fit_statistics alone")
 
+    def num_learnt(self, batch: SequenceBatch) -> int:
+        """Count the targets of a batch that `losses` learns from."""
+        return batch.num_targets
+
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return `losses`: the entry point that wrappers for parallel training call."""
         return self.losses(batch)

@@ -274,7 +274,7 @@ class Fitter:
         for group in self._optimiser.param_groups:
             group["lr"] = config.lr * rise
         self._optimiser.step()
-        at.targets += batch.num_targets
+        at.targets += self.ranker.num_learnt(batch)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         return sum(values.values())

@@ -35,6 +35,13 @@ def draw_prefixes(batch: SequenceBatch, per_row: int) -> SequenceBatch:
     return prefixes_at(batch, rows, places)
 
 
+def num_prefixes(batch: SequenceBatch, per_row: int) -> int:
+    """Count the targets that `draw_prefixes` keeps of a batch."""
+    assert batch.targets_BL is not None, "training batches carry targets"
+    chosen_BL = (batch.targets_BL > 0) & batch.valid_BL
+    return int(chosen_BL.sum(dim=1).clamp(max=per_row).sum())
+
+
 def prefixes_at(batch: SequenceBatch, rows_P: Tensor, places_P: Tensor) -> SequenceBatch:
     """Cut prefix p from row `rows_P[p]`, ending at position `places_P[p]`: P rows, left padded."""
     length = batch.length

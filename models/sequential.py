@@ -1,6 +1,6 @@
 """Base of the rankers that encode a history position by position and learn from every next item.
 
-Shape legend: B rows, L positions, D width, T real targets, N catalogue size.
+Shape legend: B rows, L positions, Q places, D width, T real targets, E entries, N catalogue size.
 """
 
 from typing import Literal
@@ -15,6 +15,7 @@ from models.encoders.transformer import TransformerEncoder
 from models.layers.transformer import BlockSettings
 from models.losses import Bonus, full_cross_entropy
 from models.neural import NeuralConfig, NeuralRanker
+from models.prefixes import draw_prefixes, num_prefixes
 
 
 class SequentialConfig(NeuralConfig):
@@ -26,6 +27,8 @@ class SequentialConfig(NeuralConfig):
         norm: Where LayerNorm stands in a block.
         activation: Non-linearity of the feed-forward layers.
         embedding_norm: LayerNorm on the sum of item and position vectors.
+        prefixes_per_row: Prefixes that a training row is cut to, drawn afresh for each batch, where
+            the encoder reads ahead; any other learns from every position.
     """
 
     backbone: Literal["sasrec"] = "sasrec"
@@ -33,6 +36,7 @@ class SequentialConfig(NeuralConfig):
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["gelu", "relu"] = "gelu"
     embedding_norm: bool = True
+    prefixes_per_row: int = Field(default=2, ge=1)
 
 
 def build_encoder(config: SequentialConfig) -> Encoder:
@@ -59,35 +63,49 @@ class SequentialRanker(NeuralRanker):
         self.encoder = build_encoder(config)
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
-        """Cross-entropy of the next item at every position that has one."""
+        """Cross-entropy of the next item at every place that has one."""
         base = self.base_pass(batch)
-        chosen_BL, targets_T = self.targets_of(batch)
-        states_TD = base.hidden_BQD[chosen_BL]
-        return {"ce": self.cross_entropy(states_TD, targets_T, self.repeat_bonus(batch, chosen_BL))}
+        chosen_BQ, targets_T = self.targets_of(base)
+        states_TD = base.hidden_BQD[chosen_BQ]
+        return {"ce": self.cross_entropy(states_TD, targets_T, self.repeat_bonus(base, chosen_BQ))}
+
+    def num_learnt(self, batch: SequenceBatch) -> int:
+        """Count the targets of a batch that `losses` learns from."""
+        if self.encoder.reads_ahead:
+            return num_prefixes(batch, self.config.prefixes_per_row)
+        return super().num_learnt(batch)
 
     def base_pass(self, batch: SequenceBatch) -> BasePass:
-        """Run the encoder over all positions."""
+        """Encode a training batch, seen from the places that learn.
+
+        These are all positions, or the ends of drawn prefixes where the encoder reads ahead: losses
+        speak of the pass and its own batch, not of the batch that came in.
+        """
+        if self.encoder.reads_ahead:
+            batch = draw_prefixes(batch, self.config.prefixes_per_row)
         base: BasePass = self.encoder(batch, self.items(batch.item_ids_BL))
-        return base
+        return base.at_last() if self.encoder.reads_ahead else base
 
-    def targets_of(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
-        """Mark the positions with a target, bool [B, L], and list their targets, int64 [T]."""
-        assert batch.targets_BL is not None, "training batches carry targets"
-        chosen_BL = (batch.targets_BL > 0) & batch.valid_BL
-        return chosen_BL, batch.targets_BL[chosen_BL]
+    def targets_of(self, base: BasePass) -> tuple[Tensor, Tensor]:
+        """Mark the places with a target, bool [B, Q], and list their targets, int64 [T]."""
+        assert base.batch.targets_BL is not None, "training batches carry targets"
+        targets_BQ = base.batch.targets_BL.gather(1, base.places_BQ)
+        chosen_BQ = (targets_BQ > 0) & base.batch.valid_BL.gather(1, base.places_BQ)
+        return chosen_BQ, targets_BQ[chosen_BQ]
 
-    def repeat_bonus(self, batch: SequenceBatch, chosen_BL: Tensor) -> Bonus | None:
-        """Point the learned repeat number at what each target's position has behind it."""
+    def repeat_bonus(self, base: BasePass, chosen_BQ: Tensor) -> Bonus | None:
+        """Point the learned repeat number at what each target's place has behind it."""
         bias = self.repeat_bias
         if bias is None:
             return None
-        ids_BL = batch.item_ids_BL
+        batch, ids_BL = base.batch, base.batch.item_ids_BL
         square = (batch.length, batch.length)
         past_LL = torch.ones(square, dtype=torch.bool, device=self.device).tril()
         earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]) & past_LL.tril(-1)
         first_BL = batch.valid_BL & ~earlier_BLL.any(dim=2)
-        of_row, at = chosen_BL.nonzero(as_tuple=True)
-        rows_E, places_E = (first_BL[of_row] & past_LL[at]).nonzero(as_tuple=True)
+        of_row, at = chosen_BQ.nonzero(as_tuple=True)
+        past_TL = past_LL[base.places_BQ[of_row, at]]
+        rows_E, places_E = (first_BL[of_row] & past_TL).nonzero(as_tuple=True)
         return Bonus(rows_E, ids_BL[of_row[rows_E], places_E] - 1, bias)
 
     def cross_entropy(

@@ -6,6 +6,7 @@ Shape legend: B rows, L base positions, Q places to go on from, D width, H heads
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +78,12 @@ class Encoder(nn.Module, ABC):
 
     Attributes:
         num_layers: Layers, each with its own keys and values.
+        reads_ahead: Whether a position's state holds what stands behind it. Such an encoder learns
+            next items from prefixes, at their last position alone.
     """
 
     num_layers: int
+    reads_ahead: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:

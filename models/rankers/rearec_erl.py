@@ -1,6 +1,6 @@
 """ReaRec with ensemble reasoning learning: the mean of all states scores.
 
-Shape legend: B rows, L positions, D width, T real targets, S states (K + 1).
+Shape legend: B rows, Q places, D width, T real targets, S states (K + 1).
 """
 
 import torch
@@ -51,11 +51,11 @@ class ReaRecERL(LatentReasoner):
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the mean state, minus the weighted divergence between states."""
         base = self.base_pass(batch)
-        chosen_BL, targets_T = self.targets_of(batch)
-        states_STD = self.reason(base)[:, chosen_BL]
+        chosen_BQ, targets_T = self.targets_of(base)
+        states_STD = self.reason(base)[:, chosen_BQ]
         terms = {
             "ce": self.cross_entropy(
-                self.aggregate(states_STD), targets_T, self.repeat_bonus(batch, chosen_BL)
+                self.aggregate(states_STD), targets_T, self.repeat_bonus(base, chosen_BQ)
             )
         }
         if len(states_STD) > 1 and self.config.kl_weight > 0:

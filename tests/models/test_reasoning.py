@@ -166,8 +166,8 @@ def test_prl_temperatures_sharpen_towards_the_last_step(store: SequenceStore) ->
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(10), 12, with_targets=True)
     terms = ranker.losses(batch)
-    chosen, targets = ranker.targets_of(batch)
     base = ranker.base_pass(batch)
+    chosen, targets = ranker.targets_of(base)
     states = ranker.reason(base)[:, chosen]
     weight = ranker.items.weight[1:]
 
