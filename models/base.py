@@ -108,7 +108,14 @@ class Ranker(nn.Module, ABC):
         """
 
     def start_epoch(self, epoch: int) -> None:
-        """Hear that epoch `epoch` (from 0) of the current stage begins."""
+        """Hear that epoch `epoch` (from 0) of the current stage begins, or goes on after a stop."""
+
+    def refresh(self) -> None:
+        """Derive from the weights so far what the epoch that begins learns by: clusters, labels.
+
+        Called after `start_epoch`, but not where a run is resumed inside an epoch: what it derives
+        must travel in the state dict. Otherwise as `start_stage`: the same on every worker.
+        """
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return named scalar terms whose sum is minimised, over all positions at once.

@@ -176,6 +176,10 @@ class Fitter:
         at = self._at
         self.ranker.train()
         self.ranker.start_epoch(at.epoch - at.stage_began)
+        if at.batch == 0:
+            began = time.process_time()
+            self.ranker.refresh()
+            at.cpu_seconds += time.process_time() - began
         for batch in self._batches():
             began = time.process_time()
             loss = self._take_step(batch.to(self.device))
