@@ -16,7 +16,7 @@ from models.rankers.sasrec import SASRec, SASRecConfig
 from models.sequences import SequenceStore
 from tests.models.conftest import NUM_ITEMS, random_store
 
-NAMES = ["sasrec", "rearec-erl", "rearec-prl"]
+NAMES = ["sasrec", "rearec-erl", "rearec-prl", "dtrec"]
 CONFIG = FitConfig(batch_size=8, max_epochs=4, lr=1e-2, patience=2, seed=3, random_crop=True)
 
 

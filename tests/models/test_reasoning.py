@@ -14,7 +14,7 @@ from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
 from tests.models.conftest import random_store, small_ranker
 
-NAMES = ["rearec-erl", "rearec-prl"]
+NAMES = ["rearec-erl", "rearec-prl", "dtrec"]
 
 
 def naive_chain(ranker: LatentReasoner, batch: SequenceBatch, row: int, upto: int) -> Tensor:
