@@ -13,7 +13,13 @@ from models.batch import SequenceBatch
 from models.encoders.base import BasePass, Encoder
 from models.encoders.transformer import TransformerEncoder
 from models.layers.transformer import BlockSettings
-from models.losses import Bonus, full_cross_entropy
+from models.losses import (
+    Bonus,
+    draw_negatives,
+    full_cross_entropy,
+    generalised_binary_cross_entropy,
+    sampled_cross_entropy,
+)
 from models.neural import NeuralConfig, NeuralRanker
 from models.prefixes import draw_prefixes, num_prefixes
 
@@ -111,11 +117,29 @@ class SequentialRanker(NeuralRanker):
     def cross_entropy(
         self, states_TD: Tensor, targets_T: Tensor, bonus: Bonus | None, temperature: float = 1.0
     ) -> Tensor:
-        """Full cross-entropy of states against their targets at an extra temperature."""
+        """Judge states against their targets by the settings' loss, at an extra temperature."""
+        config, rows_T = self.config, targets_T - 1
         queries_TD = self.scale_queries(states_TD) / temperature
-        if bonus is not None and temperature != 1.0:
-            bonus = Bonus(bonus.rows_E, bonus.columns_E, bonus.value / temperature)
-        return full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1, bonus=bonus)
+        bonus = bonus if bonus is None or temperature == 1.0 else bonus.over(temperature)
+        shares_T = None
+        if config.propensity_power > 0:
+            weights_T = self.weights_N[rows_T]
+            shares_T = weights_T / weights_T.sum().clamp(min=1.0)
+        if config.loss == "ce":
+            vectors_ND = self.training_vectors()
+            return full_cross_entropy(queries_TD, vectors_ND, rows_T, bonus, shares_T)
+        if config.negative_sampling == "popularity":
+            counts_N = self.counts_N
+        else:
+            counts_N = torch.ones(self.num_items, device=self.device)
+        drawn = draw_negatives(config.negatives, counts_N)
+        # One look-up: each would cost the table a gradient of its own.
+        vectors = self.vectors_of(torch.cat([targets_T, drawn.ids_M + 1]))
+        wanted_TD, vectors_MD = torch.split(vectors, [len(rows_T), len(drawn.ids_M)])
+        judged = (queries_TD, wanted_TD, vectors_MD, rows_T, drawn)
+        if config.loss == "sampled":
+            return sampled_cross_entropy(*judged, bonus, shares_T)
+        return generalised_binary_cross_entropy(*judged, config.gbce_t, bonus, shares_T)
 
     def training_vectors(self) -> Tensor:
         """Item vectors that the loss ranks, [N, D]: row i is item i + 1."""
