@@ -11,8 +11,10 @@ from torch import Tensor
 
 from models.batch import SequenceBatch
 from models.encoders.base import BasePass, Encoder
-from models.encoders.transformer import TransformerEncoder
-from models.layers.transformer import BlockSettings
+from models.encoders.bidirectional import BidirectionalEncoder
+from models.encoders.hstu import HSTUEncoder
+from models.encoders.transformer import Placing, TransformerEncoder
+from models.layers.attention import BlockSettings
 from models.losses import (
     Bonus,
     draw_negatives,
@@ -23,39 +25,54 @@ from models.losses import (
 from models.neural import NeuralConfig, NeuralRanker
 from models.prefixes import draw_prefixes, num_prefixes
 
+ENCODERS = {"sasrec": TransformerEncoder, "hstu": HSTUEncoder, "bert4rec": BidirectionalEncoder}
+
 
 class SequentialConfig(NeuralConfig):
     """Settings of a ranker on a sequence encoder.
 
     Attributes:
-        backbone: The encoder.
-        inner: Width of the feed-forward layers; 0 means 4 x dim.
-        norm: Where LayerNorm stands in a block.
+        backbone: The encoder: causal self-attention, gated attention with a relative bias, or
+            self-attention in both directions.
+        inner: Width of the feed-forward layers; 0 means 4 x dim. "hstu" has none.
+        norm: Where LayerNorm stands in a block; "hstu" always normalises before.
         activation: Non-linearity of the feed-forward layers.
+        position_encoding: "learned" adds a vector per position, "rotary" turns queries and keys.
+        time_bias: Add a learned number per bucket of elapsed time to attention scores (see
+            `models.layers.relative`); "hstu" always does.
         embedding_norm: LayerNorm on the sum of item and position vectors.
         prefixes_per_row: Prefixes that a training row is cut to, drawn afresh for each batch, where
             the encoder reads ahead; any other learns from every position.
     """
 
-    backbone: Literal["sasrec"] = "sasrec"
+    backbone: Literal["sasrec", "hstu", "bert4rec"] = "sasrec"
     inner: int = Field(default=0, ge=0)
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["gelu", "relu"] = "gelu"
+    position_encoding: Literal["learned", "rotary"] = "learned"
+    time_bias: bool = False
     embedding_norm: bool = True
     prefixes_per_row: int = Field(default=2, ge=1)
 
 
 def build_encoder(config: SequentialConfig) -> Encoder:
     """Build the encoder that the settings name, untrained."""
+    gated = config.backbone == "hstu"
     settings = BlockSettings(
         dim=config.dim,
         num_heads=config.num_heads,
         inner=config.inner or 4 * config.dim,
         dropout=config.dropout,
-        norm=config.norm,
+        norm="pre" if gated else config.norm,
         activation=config.activation,
     )
-    return TransformerEncoder(settings, config.num_layers, config.max_length, config.embedding_norm)
+    placing = Placing(
+        max_length=config.max_length,
+        encoding=config.position_encoding,
+        event_bias=gated,
+        time_bias=gated or config.time_bias,
+    )
+    return ENCODERS[config.backbone](settings, config.num_layers, placing, config.embedding_norm)
 
 
 class SequentialRanker(NeuralRanker):

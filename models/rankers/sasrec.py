@@ -1,11 +1,15 @@
 """Causal self-attention over the history, trained on every next item at once."""
 
+from typing import Literal
+
 from models.registry import register
 from models.sequential import SequentialConfig, SequentialRanker
 
 
 class SASRecConfig(SequentialConfig):
     """Settings of SASRec: those of every ranker on a sequence encoder."""
+
+    backbone: Literal["sasrec"] = "sasrec"
 
 
 @register

@@ -1,5 +1,7 @@
 """The all-position form of reasoning against the prefix-by-prefix loop that it replaces."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,18 @@ from models.encoders.transformer import TransformerEncoder
 from models.latent_reasoning import LatentReasoner
 from models.layers.transformer import causal_mask
 from models.losses import in_batch_contrast, pairwise_kl
+from models.prefixes import prefixes_at
 from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
 from tests.models.conftest import random_store, small_ranker
 
 NAMES = ["rearec-erl", "rearec-prl", "dtrec"]
+
+
+def one_more(batch: SequenceBatch) -> SequenceBatch:
+    """Append a place that takes the last event's time."""
+    parts = (batch.item_ids_BL, batch.valid_BL, batch.times_BL, batch.actions_BL)
+    return SequenceBatch(*(torch.cat([part, part[:, -1:]], dim=1) for part in parts))
 
 
 def naive_chain(ranker: LatentReasoner, batch: SequenceBatch, row: int, upto: int) -> Tensor:
@@ -29,33 +38,41 @@ def naive_chain(ranker: LatentReasoner, batch: SequenceBatch, row: int, upto: in
     assert isinstance(encoder, TransformerEncoder)
     assert reasoning is not None
     tokens = encoder.embed(one, ranker.items(one.item_ids_BL))
-    valid = one.valid_BL
 
-    def last_state(tokens: Tensor, valid: Tensor) -> Tensor:
-        x = tokens
-        for block in encoder.layers:
-            x, _, _ = block(x, causal_mask(valid))
-        return encoder.final_norm(x)[:, -1:]
+    def last_state() -> Tensor:
+        mask = causal_mask(one.valid_BL)
+        mask[:, :, : upto + 1, : upto + 1] |= encoder.mask(one)[:, :, : upto + 1, : upto + 1]
+        return encoder.run(one, tokens, mask).hidden_BQD[:, -1:]
 
-    states = [last_state(tokens, valid)]
+    states = [last_state()]
     for step in range(reasoning.steps):
         thought = encoder.embedding_norm(states[-1] + reasoning.positions_KD[step])
         tokens = torch.cat([tokens, thought], dim=1)
-        valid = torch.cat([valid, torch.ones(1, 1, dtype=torch.bool)], dim=1)
-        new = last_state(tokens, valid)
+        one = one_more(one)
+        new = last_state()
         if reasoning.gates_KD is not None:
             new = states[-1] + reasoning.gates_KD[step] * new
         states.append(new)
     return torch.cat(states)[:, 0]
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+ENCODINGS: list[dict[str, Any]] = [
+    {"norm": "pre"},
+    {"norm": "post"},
+    {"position_encoding": "rotary"},
+    {"time_bias": True},
+    {"backbone": "hstu"},
+    {"backbone": "hstu", "position_encoding": "rotary"},
+]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
 @pytest.mark.parametrize("form", ["published", "gated"])
 @pytest.mark.parametrize("name", NAMES)
 def test_all_positions_equal_the_prefix_loop(
-    name: str, form: str, norm: str, store: SequenceStore
+    name: str, form: str, encoding: dict[str, Any], store: SequenceStore
 ) -> None:
-    ranker = small_ranker(name, store, reasoning_steps=3, reasoning_form=form, norm=norm)
+    ranker = small_ranker(name, store, reasoning_steps=3, reasoning_form=form, **encoding)
     assert isinstance(ranker, LatentReasoner)
     batch = collate(store, np.arange(6), 12)
     with torch.no_grad():
@@ -64,6 +81,41 @@ def test_all_positions_equal_the_prefix_loop(
         for row, position in batch.valid_BL.nonzero().tolist():
             expected = naive_chain(ranker, batch, row, position)
             torch.testing.assert_close(states[:, row, position], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", [{}, {"time_bias": True}], ids=str)
+def test_every_prefix_equals_the_loop_on_an_encoder_that_reads_ahead(
+    encoding: dict[str, Any], store: SequenceStore
+) -> None:
+    ranker = small_ranker("rearec-prl", store, backbone="bert4rec", reasoning_steps=3, **encoding)
+    assert isinstance(ranker, LatentReasoner)
+    batch = collate(store, np.arange(6), 12)
+    rows, places = batch.valid_BL.nonzero(as_tuple=True)
+    with torch.no_grad():
+        prefixes = prefixes_at(batch, rows, places)
+        base = ranker.encoder(prefixes, ranker.items(prefixes.item_ids_BL)).at_last()
+        states = ranker.reason(base)[:, :, 0]
+        for prefix, (row, place) in enumerate(zip(rows.tolist(), places.tolist(), strict=True)):
+            expected = naive_chain(ranker, batch, row, place)
+            torch.testing.assert_close(states[:, prefix], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_on_an_encoder_that_reads_ahead_speak_of_prefix_ends(
+    name: str, store: SequenceStore
+) -> None:
+    ranker = small_ranker(name, store, backbone="bert4rec", prefixes_per_row=12, repeats="plain")
+    assert isinstance(ranker, LatentReasoner)
+    batch = collate(store, np.arange(6), 12, with_targets=True)
+    assert batch.targets_BL is not None
+    rows, places = (batch.targets_BL > 0).nonzero(as_tuple=True)
+    with torch.no_grad():
+        queries = ranker.encode(prefixes_at(batch, rows, places))
+        logits = queries @ ranker.items.weight[1:].T
+        expected = torch.nn.functional.cross_entropy(logits, batch.targets_BL[rows, places] - 1)
+        torch.testing.assert_close(ranker.losses(batch)["ce"], expected)
+    assert ranker.num_learnt(batch) == len(rows)
+    assert small_ranker(name, store, backbone="bert4rec").num_learnt(batch) < len(rows)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,10 +130,13 @@ def test_the_last_position_alone_equals_all_positions(name: str, store: Sequence
         torch.testing.assert_close(alone, everywhere, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("backbone_name", ["sasrec", "hstu"])
 @pytest.mark.parametrize("name", NAMES)
-def test_zero_steps_are_the_backbone_bit_for_bit(name: str, store: SequenceStore) -> None:
-    backbone = small_ranker("sasrec", store, seed=5)
-    ranker = small_ranker(name, store, seed=5, reasoning_steps=0)
+def test_zero_steps_are_the_backbone_bit_for_bit(
+    name: str, backbone_name: str, store: SequenceStore
+) -> None:
+    backbone = small_ranker(backbone_name, store, seed=5)
+    ranker = small_ranker(name, store, seed=5, reasoning_steps=0, backbone=backbone_name)
     assert isinstance(backbone, SequentialRanker)
     assert isinstance(ranker, SequentialRanker)
     batch = collate(store, np.arange(30), 12, with_targets=True)
