@@ -138,6 +138,13 @@ class Ranker(nn.Module, ABC):
         known, _ = self.known_only(batch)
         return self._encode(known)
 
+    def encode_steps(self, batch: SequenceBatch) -> Tensor:
+        """Turn each row's history into the query of each reasoning state: [B, S, ...].
+
+        A ranker that does not reason has one state, which is what `encode` returns.
+        """
+        return self.encode(batch)[:, None]
+
     def scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
         """Score item ids start..stop-1 for each query: float32 [B, C], -inf for unknown items."""
         raw_BC = self._scores(queries, start, stop)

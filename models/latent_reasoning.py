@@ -5,9 +5,11 @@ Shape legend: B rows, Q places, D width, S states (K + 1).
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.batch import SequenceBatch
 from models.encoders.base import BasePass
 from models.layers.reasoning import Reasoning
 from models.sequential import SequentialConfig, SequentialRanker
@@ -61,3 +63,10 @@ class LatentReasoner(SequentialRanker):
         if self.reasoning is None:
             return super().final_states(base)
         return self.aggregate(self.reason(base.at_last())[:, :, 0])
+
+    def encode_steps(self, batch: SequenceBatch) -> Tensor:
+        """Turn each row's history into the query of each state of its chain: [B, S, ...]."""
+        known, _ = self.known_only(batch)
+        base = self.encoder(known, self.items(known.item_ids_BL)).at_last()
+        states_SBD = self.reason(base)[:, :, 0] * known.valid_BL[:, -1:]
+        return torch.stack([self._query(known, state_BD) for state_BD in states_SBD], dim=1)

@@ -132,11 +132,14 @@ class NeuralRanker(Ranker):
         return states / self.config.temperature
 
     def _encode(self, batch: SequenceBatch) -> Tensor:
-        """Return the query, and behind it the visible item ids where repeats are learned.
+        return self._query(batch, self._encode_vectors(batch, self.items(batch.item_ids_BL)))
+
+    def _query(self, batch: SequenceBatch, state_BD: Tensor) -> Tensor:
+        """Scale a state, and put the visible item ids behind it where repeats are learned.
 
         Ids travel as float32, which holds every whole number up to 2^24 exactly.
         """
-        query_BD = self.scale_queries(self._encode_vectors(batch, self.items(batch.item_ids_BL)))
+        query_BD = self.scale_queries(state_BD)
         if self.repeat_bias is None:
             return query_BD
         # Queries of rows that were padded to other lengths must still line up.

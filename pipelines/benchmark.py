@@ -202,6 +202,21 @@ def _rank(ranker: Ranker, holdout: Holdout) -> _Ranks:
     return _Ranks(allowed, excluded, lists, seconds)
 
 
+def _best_step(request: Request, ranker: Ranker, holdout: Holdout) -> dict[str, Floats] | None:
+    """Per-user metrics if the best reasoning state were picked with the target in hand.
+
+    A ceiling, not a result: nobody can pick like that. None for a ranker of a single state.
+    """
+    queries = encode_rows(ranker, holdout.history, steps=True)
+    states = queries.shape[1]
+    if states < 2:
+        return None
+    seen = SeenItems.from_store(holdout.history)
+    ranks = [target_ranks(ranker, queries[:, s], holdout.targets, seen) for s in range(states)]
+    place = 0 if request.repeats_allowed else 1
+    return per_user_metrics(np.minimum.reduce([pair[place] for pair in ranks]))
+
+
 def _baseline(request: Request, split: Split, name: str) -> Floats:
     """Per-user NDCG@10 of a heuristic on the same test users."""
     ranker = registry.build(name, _num_items(split))
@@ -233,6 +248,9 @@ def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Flo
     if request.repeats_allowed:
         fresh = per_user_metrics(ranks.excluded)
         report["metrics_seen_excluded"] = list_metrics(fresh, ranks.lists["excluded"], known)
+    best_step = _best_step(request, ranker, split.test)
+    if best_step is not None:
+        report["best_step_oracle"] = {name: mean(values) for name, values in best_step.items()}
     report |= {
         "intervals": {name: mean_ci(values)._asdict() for name, values in per_user.items()},
         "versus": versus(per_user["ndcg@10"], baselines),

@@ -270,3 +270,28 @@ def test_rows_without_targets_do_not_break_the_contrast() -> None:
     batch.targets_BL[:5] = 0
     terms = ranker.losses(batch)
     assert all(torch.isfinite(term) for term in terms.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_steps_hold_what_scores(name: str, store: SequenceStore) -> None:
+    """The mean of all states of ERL, the last one elsewhere; a backbone has one, its own."""
+    ranker = small_ranker(name, store, reasoning_steps=2, repeats="plain")
+    batch = collate(store, np.arange(10), 12)
+    with torch.no_grad():
+        steps = ranker.encode_steps(batch)
+        query = ranker.encode(batch)
+    assert steps.shape == (10, 3, 16)
+    scoring = steps.mean(dim=1) if name == "rearec-erl" else steps[:, -1]
+    torch.testing.assert_close(scoring, query)
+    backbone = small_ranker("sasrec", store)
+    torch.testing.assert_close(backbone.encode_steps(batch)[:, 0], backbone.encode(batch))
+
+
+def test_a_dropout_ensemble_of_one_is_its_backbone(store: SequenceStore) -> None:
+    backbone = small_ranker("sasrec", store, seed=5)
+    one = small_ranker("sasrec-dropout", store, seed=5, samples=1)
+    many = small_ranker("sasrec-dropout", store, seed=5, samples=3)
+    batch = collate(store, np.arange(10), 12)
+    assert torch.equal(one.encode(batch), backbone.encode(batch))
+    assert not torch.allclose(many.encode(batch), backbone.encode(batch))
+    assert torch.equal(many.encode(batch), many.encode(batch))

@@ -94,6 +94,7 @@ def test_training_beats_popularity_and_reports_its_work(
     ]
     result = measure(shop, "rearec-prl", *words, "--set", "reasoning_steps=1")
     assert result["versus"]["popularity"]["low"] > 0
+    assert result["best_step_oracle"]["ndcg@10"] >= result["metrics"]["ndcg@10"]
     assert 1 <= result["epochs"] <= 6
     assert result["targets_per_second"] > 0
     assert result["num_parameters"] > 0
