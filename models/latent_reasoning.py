@@ -3,7 +3,7 @@
 Shape legend: B rows, Q places, D width, S states (K + 1).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,10 +20,11 @@ class ReasoningConfig(SequentialConfig):
 
     Attributes:
         reasoning_steps: Thoughts K after the base pass; 0 is the backbone, bit for bit.
-        reasoning_form: "published": each thought replaces the state. "gated" (the default): each
-            thought is added to the state through a gate that starts at zero, so that training
-            starts from the backbone; replacing the state makes the model first learn to carry it
-            through the layers again, which costs several times the training steps.
+        reasoning_form: "published": each thought replaces the state, or is added to it where the
+            ranker's paper says so. "gated" (the default): each thought is added to the state
+            through a gate that starts at zero, so that training starts from the backbone; replacing
+            the state makes the model first learn to carry it through the layers again, which costs
+            several times the training steps.
         reasoning_dropout: Share dropped from each thought's input.
     """
 
@@ -33,18 +34,22 @@ class ReasoningConfig(SequentialConfig):
 
 
 class LatentReasoner(SequentialRanker):
-    """A backbone whose states think for K steps before they score."""
+    """A backbone whose states think for K steps before they score.
+
+    Attributes:
+        published_form: What its paper does with a thought.
+    """
 
     config_type = ReasoningConfig
     config: ReasoningConfig
+    published_form: ClassVar[Literal["replace", "residual"]] = "replace"
 
     def __init__(self, config: ReasoningConfig, num_items: int) -> None:
         super().__init__(config, num_items)
         steps = config.reasoning_steps
+        form = "gated" if config.reasoning_form == "gated" else self.published_form
         self.reasoning = (
-            Reasoning(config.dim, steps, config.reasoning_form, config.reasoning_dropout)
-            if steps
-            else None
+            Reasoning(config.dim, steps, form, config.reasoning_dropout) if steps else None
         )
 
     def reason(self, base: BasePass, noise: float = 0.0) -> Tensor:

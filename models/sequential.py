@@ -109,11 +109,19 @@ class SequentialRanker(NeuralRanker):
         base: BasePass = self.encoder(batch, self.items(batch.item_ids_BL))
         return base.at_last() if self.encoder.reads_ahead else base
 
-    def targets_of(self, base: BasePass) -> tuple[Tensor, Tensor]:
-        """Mark the places with a target, bool [B, Q], and list their targets, int64 [T]."""
+    def targets_of(self, base: BasePass, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mark the places with a target, bool [B, Q], and list their targets, int64 [T].
+
+        Args:
+            base: The pass that is learnt from.
+            share: Mark about this share of them, drawn afresh: a mean over them is the same in
+                expectation at a fraction of the cost.
+        """
         assert base.batch.targets_BL is not None, "training batches carry targets"
         targets_BQ = base.batch.targets_BL.gather(1, base.places_BQ)
         chosen_BQ = (targets_BQ > 0) & base.batch.valid_BL.gather(1, base.places_BQ)
+        if share < 1:
+            chosen_BQ &= torch.rand(chosen_BQ.shape, device=chosen_BQ.device) < share
         return chosen_BQ, targets_BQ[chosen_BQ]
 
     def repeat_bonus(self, base: BasePass, chosen_BQ: Tensor) -> Bonus | None:

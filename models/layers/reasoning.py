@@ -23,15 +23,19 @@ class Reasoning(nn.Module):
     Args:
         dim: Width D.
         steps: Thoughts K.
-        form: "published" lets each thought replace the state. "gated" adds the thought to the
-            state through a gate that starts at zero: the ranker starts as its backbone exactly and
-            learns from there what reasoning adds, where the published form first has to learn to
+        form: "replace" lets each thought replace the state, "residual" adds it to the state.
+            "gated" adds it through a gate that starts at zero: the ranker starts as its backbone
+            exactly and learns from there what reasoning adds, where replacing first has to learn to
             carry the state through the layers again.
         dropout: Share dropped from each thought's input.
     """
 
     def __init__(
-        self, dim: int, steps: int, form: Literal["published", "gated"], dropout: float
+        self,
+        dim: int,
+        steps: int,
+        form: Literal["replace", "residual", "gated"],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.steps, self.form, self.dropout = steps, form, dropout
@@ -39,26 +43,34 @@ class Reasoning(nn.Module):
         nn.init.normal_(self.positions_KD, std=INIT_STD)
         self.gates_KD = nn.Parameter(torch.zeros(steps, dim)) if form == "gated" else None
 
-    def forward(self, encoder: Encoder, base: BasePass, noise: float = 0.0) -> Tensor:
+    def forward(
+        self,
+        encoder: Encoder,
+        base: BasePass,
+        noise: float = 0.0,
+        cue_QD: Tensor | None = None,
+    ) -> Tensor:
         """Reason from the places of a base pass: [S, B, Q, D], the first state unreasoned.
 
         Args:
             encoder: What made the base pass and takes the thoughts.
             base: What the base pass left, seen from the places to reason from.
             noise: Standard deviation of Gaussian noise on every thought's input.
+            cue_QD: Added to every thought's input at its place, but never to the states.
         """
         state = base.hidden_BQD
         states = [state]
         chain = encoder.start_chain()
         for step in range(self.steps):
-            x_BQD = encoder.enter(state + self.positions_KD[step])
+            cue = self.positions_KD[step] if cue_QD is None else self.positions_KD[step] + cue_QD
+            x_BQD = encoder.enter(state + cue)
             if noise > 0:
                 x_BQD = x_BQD + noise * torch.randn_like(x_BQD)
             x_BQD = dropout(x_BQD, self.dropout, self.training)
             thought_BQD = encoder.step(x_BQD, base, chain)
-            if self.gates_KD is None:
-                state = thought_BQD
-            else:
+            if self.gates_KD is not None:
                 state = state + self.gates_KD[step] * thought_BQD
+            else:
+                state = thought_BQD if self.form == "replace" else state + thought_BQD
             states.append(state)
         return torch.stack(states)

@@ -11,6 +11,7 @@ from models.batch import SequenceBatch
 from models.encoders.base import BasePass
 from models.latent_reasoning import LatentReasoner, ReasoningConfig
 from models.losses import Bonus, in_batch_contrast
+from models.places import draw_places
 from models.registry import register
 
 
@@ -70,21 +71,16 @@ class ReaRecPRL(LatentReasoner):
         terms = {"ce": self.cross_entropy(states[-1, chosen_BQ], targets_T, bonus)}
         steps = config.reasoning_steps
         if steps and config.step_weight > 0:
-            terms["steps"] = config.step_weight * self._early_steps(base, states, targets_T, bonus)
+            terms["steps"] = config.step_weight * self._early_steps(base, states, bonus)
         if steps and config.contrast_weight > 0 and self._contrasting and len(targets_T):
             contrast = self._noise_contrast(base, states, chosen_BQ)
             terms["contrast"] = config.contrast_weight * contrast
         return terms
 
-    def _early_steps(
-        self, base: BasePass, states: Tensor, targets_T: Tensor, bonus: Bonus | None
-    ) -> Tensor:
+    def _early_steps(self, base: BasePass, states: Tensor, bonus: Bonus | None) -> Tensor:
         """Mean cross-entropy of the states before the last, each at its own temperature."""
-        chosen_BQ, _ = self.targets_of(base)
+        chosen_BQ, targets_T = self.targets_of(base, self.config.step_share)
         if self.config.step_share < 1:
-            drawn_T = torch.rand(len(targets_T), device=self.device) < self.config.step_share
-            kept_BQ = chosen_BQ.masked_scatter(chosen_BQ, drawn_T)
-            chosen_BQ, targets_T = kept_BQ, targets_T[drawn_T]
             bonus = self.repeat_bonus(base, chosen_BQ)
         steps = self.config.reasoning_steps
         losses = [
@@ -97,16 +93,13 @@ class ReaRecPRL(LatentReasoner):
 
     def _noise_contrast(self, base: BasePass, states: Tensor, chosen_BQ: Tensor) -> Tensor:
         """InfoNCE between noisy and clean thoughts at one drawn position per row."""
-        rows_R = chosen_BQ.any(dim=1)
-        # Rows without a target draw from a uniform weight and are dropped afterwards.
-        weights_BQ = torch.where(rows_R[:, None], chosen_BQ, True).float()
-        places_B1 = torch.multinomial(weights_BQ, 1)
+        rows_R, places_R = draw_places(chosen_BQ)
+        places_B1 = places_R.new_zeros(len(chosen_BQ), 1).index_put((rows_R,), places_R[:, None])
         noisy_SBD = self.reason(base.at(places_B1), noise=self.config.noise)[:, :, 0]
-        index = places_B1[None, :, :, None].expand(len(states), -1, -1, states.shape[-1])
-        clean_SBD = states.gather(2, index)[:, :, 0]
+        clean_SRD = states[:, rows_R, places_R]
         per_step = [
-            in_batch_contrast(self.scale_queries(noisy[rows_R]), self.contrast_keys(clean[rows_R]))
-            for noisy, clean in zip(noisy_SBD[1:], clean_SBD[1:], strict=True)
+            in_batch_contrast(self.scale_queries(noisy_RD), self.contrast_keys(clean_RD))
+            for noisy_RD, clean_RD in zip(noisy_SBD[1:, rows_R], clean_SRD[1:], strict=True)
         ]
         return torch.stack(per_step).mean()
 
