@@ -3,12 +3,14 @@
 Shape legend: B rows, L positions, Q places, D width, T real targets, E entries, N catalogue size.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.auxiliary.base import Auxiliary
+from models.auxiliary.settings import AuxiliaryChoices, build_auxiliaries
 from models.batch import SequenceBatch
 from models.encoders.base import BasePass, Encoder
 from models.encoders.bidirectional import BidirectionalEncoder
@@ -24,6 +26,7 @@ from models.losses import (
 )
 from models.neural import NeuralConfig, NeuralRanker
 from models.prefixes import draw_prefixes, num_prefixes
+from models.sequences import SequenceStore
 
 ENCODERS = {"sasrec": TransformerEncoder, "hstu": HSTUEncoder, "bert4rec": BidirectionalEncoder}
 
@@ -43,6 +46,8 @@ class SequentialConfig(NeuralConfig):
         embedding_norm: LayerNorm on the sum of item and position vectors.
         prefixes_per_row: Prefixes that a training row is cut to, drawn afresh for each batch, where
             the encoder reads ahead; any other learns from every position.
+        auxiliary: Objectives to learn by beside the ranker's own: "icsrec", "sra-cl", or their
+            settings, such as {"name": "icsrec", "fine_weight": 0.2}.
     """
 
     backbone: Literal["sasrec", "hstu", "bert4rec"] = "sasrec"
@@ -53,6 +58,7 @@ class SequentialConfig(NeuralConfig):
     time_bias: bool = False
     embedding_norm: bool = True
     prefixes_per_row: int = Field(default=2, ge=1)
+    auxiliary: AuxiliaryChoices = ()
 
 
 def build_encoder(config: SequentialConfig) -> Encoder:
@@ -84,6 +90,35 @@ class SequentialRanker(NeuralRanker):
     def __init__(self, config: SequentialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
         self.encoder = build_encoder(config)
+        self.auxiliary = build_auxiliaries(
+            config.auxiliary, config.max_length, config.dim, num_items
+        )
+        self._latest_pass: BasePass | None = None
+
+    @property
+    def auxiliaries(self) -> list[Auxiliary]:
+        """The objectives beside the ranker's own."""
+        return [cast(Auxiliary, one) for one in self.auxiliary]
+
+    def fit_statistics(self, store: SequenceStore) -> None:
+        """Mark the known items; let auxiliary objectives keep their sample of the rows."""
+        super().fit_statistics(store)
+        for one in self.auxiliaries:
+            one.fit_statistics(store)
+
+    def refresh(self) -> None:
+        """Let auxiliary objectives derive what the coming epoch learns by."""
+        for one in self.auxiliaries:
+            one.refresh(self)
+
+    def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Return `losses` and the terms of the auxiliary objectives."""
+        terms = self.losses(batch)
+        base, self._latest_pass = self._latest_pass, None
+        for one in self.auxiliaries:
+            base = base or self.base_pass(batch)
+            terms |= one.losses(self, base)
+        return terms
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the next item at every place that has one."""
@@ -107,7 +142,10 @@ class SequentialRanker(NeuralRanker):
         if self.encoder.reads_ahead:
             batch = draw_prefixes(batch, self.config.prefixes_per_row)
         base: BasePass = self.encoder(batch, self.items(batch.item_ids_BL))
-        return base.at_last() if self.encoder.reads_ahead else base
+        base = base.at_last() if self.encoder.reads_ahead else base
+        # Auxiliary objectives look at the same pass.
+        self._latest_pass = base if self.auxiliaries and self.training else None
+        return base
 
     def targets_of(self, base: BasePass, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """Mark the places with a target, bool [B, Q], and list their targets, int64 [T].

@@ -85,11 +85,15 @@ class DTRec(LatentReasoner):
         counts = cluster_counts(max(int(self.known_N1.sum()), 1), self.config.reasoning_steps)
         self.counts_K.copy_(torch.tensor(counts, dtype=torch.int64))
         self.centres_CD = self.items.weight.new_zeros(0, self.config.dim)
-        self.refresh()
+        self._cluster()
 
-    @torch.no_grad()
     def refresh(self) -> None:
         """Cluster the known items anew, from the centres so far where there are any."""
+        super().refresh()
+        self._cluster()
+
+    @torch.no_grad()
+    def _cluster(self) -> None:
         points_XD = self.item_vectors(0, self.num_items + 1)[self.known_N1]
         if len(points_XD) == 0 or len(self.counts_K) == 0:
             return
