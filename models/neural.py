@@ -131,6 +131,19 @@ class NeuralRanker(Ranker):
             states = functional.normalize(states, dim=-1)
         return states / self.config.temperature
 
+    @property
+    def query_width(self) -> int:
+        """Numbers of a query, the visible item ids not counted."""
+        return self.config.dim
+
+    def chunk_scores(self, query_BD: Tensor, start: int, stop: int) -> Tensor:
+        """Score the items start..stop-1 by queries alone: [B, C]."""
+        return query_BD @ self.item_vectors(start, stop).T
+
+    def pair_scores(self, query_BD: Tensor, items_BK: Tensor) -> Tensor:
+        """Score each row's own items by queries alone, with weights held still: [B, K]."""
+        return torch.einsum("bd,bkd->bk", query_BD, self.vectors_of(items_BK).detach())
+
     def _encode(self, batch: SequenceBatch) -> Tensor:
         return self._query(batch, self._encode_vectors(batch, self.items(batch.item_ids_BL)))
 
@@ -147,12 +160,12 @@ class NeuralRanker(Ranker):
         return torch.cat([query_BD.float(), ids_BL.float()], dim=1)
 
     def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
-        query_BD = queries[:, : self.config.dim].contiguous()
-        scores_BC = (query_BD @ self.item_vectors(start, stop).T).float()
+        query_BD = queries[:, : self.query_width].contiguous()
+        scores_BC = self.chunk_scores(query_BD, start, stop).float()
         bias = self.repeat_bias
         if bias is None:
             return scores_BC
-        ids_BL = queries[:, self.config.dim :].long()
+        ids_BL = queries[:, self.query_width :].long()
         rows, places = ((ids_BL >= max(start, 1)) & (ids_BL < stop)).nonzero(as_tuple=True)
         columns = ids_BL[rows, places] - start
         # Put, not add: an item that stands in the history twice gets the number once.
@@ -164,10 +177,7 @@ class NeuralRanker(Ranker):
         with torch.enable_grad():
             vectors_BLD = self.items(batch.item_ids_BL).detach().requires_grad_()
             query_BD = self.scale_queries(self._encode_vectors(batch, vectors_BLD))
-            targets_BKD = self.items.weight[items_BK].detach()
-            if self.config.scoring == "cosine":
-                targets_BKD = functional.normalize(targets_BKD, dim=-1)
-            scores_BK = torch.einsum("bd,bkd->bk", query_BD, targets_BKD)
+            scores_BK = self.pair_scores(query_BD, items_BK)
             carried = []
             for k in range(items_BK.shape[1]):
                 (grad_BLD,) = torch.autograd.grad(

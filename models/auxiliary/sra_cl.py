@@ -1,7 +1,7 @@
 """Contrasts with semantic neighbours: sequences that mean the same, items that stand in.
 
 Shape legend: W windows, B rows, L positions, R drawn rows, D width, N catalogue size, M item
-neighbours, k sequence neighbours, C items of one chunk.
+neighbours, k sequence neighbours.
 """
 
 from dataclasses import replace
@@ -18,12 +18,10 @@ from models.encoders.base import BasePass, initialise
 from models.losses import in_batch_contrast
 from models.places import draw_places
 from models.prefixes import prefixes_at
+from models.similar_items import nearest_items
 
 if TYPE_CHECKING:
     from models.sequential import SequentialRanker
-
-# Similarities held at once, 64 MiB of float32.
-CHUNK_SIMILARITIES = 2**24
 
 
 class SRACLSettings(AuxiliarySettings):
@@ -78,23 +76,11 @@ class SRACL(Auxiliary):
     @torch.no_grad()
     def refresh(self, ranker: "SequentialRanker") -> None:
         """Find the item neighbours, and encode the sample of windows."""
-        vectors_ND = functional.normalize(ranker.item_vectors(0, ranker.num_items + 1), dim=1)
-        wanted = min(self.settings.item_neighbours, max(int(ranker.known_N1.sum()) - 1, 0))
-        known = ranker.known_N1.nonzero()[:, 0]
-        if wanted:
-            rows = max(1, CHUNK_SIMILARITIES // len(known))
-            for items_C in torch.split(known, rows):
-                alike_CN = vectors_ND[items_C] @ vectors_ND[known].T
-                alike_CN[items_C[:, None] == known] = -torch.inf
-                found_CM = known[alike_CN.topk(wanted, dim=1).indices]
-                self.neighbours_N1M[items_C] = found_CM[:, self._columns(wanted)]
+        vectors_N1D = ranker.item_vectors(0, ranker.num_items + 1)
+        wanted = self.settings.item_neighbours
+        self.neighbours_N1M.copy_(nearest_items(vectors_N1D, ranker.known_N1, wanted))
         self.meanings_WD.copy_(self.meanings(ranker, self.windows()))
         self.states_WD.copy_(self.window_states(ranker)[:, -1])
-
-    def _columns(self, wanted: int) -> Tensor:
-        """Go round `wanted` neighbours where the catalogue has fewer than M others."""
-        width = self.neighbours_N1M.shape[1]
-        return torch.arange(width, device=self.neighbours_N1M.device) % wanted
 
     def meanings(self, ranker: "SequentialRanker", batch: SequenceBatch) -> Tensor:
         """Mean direction of each row's item vectors, of length 1: [B, D]."""
