@@ -1,16 +1,17 @@
 """Write what is known of each new or changed item, once per text, prompt and model."""
 
+from dataclasses import asdict
+
 import pyarrow as pa
-import pyarrow.compute as pc
 import structlog
 
-from feature_jobs.item_knowledge import MODEL, PROMPT_VERSION, extract_knowledge
 from pipelines.catalogue import items_as_of
-from pipelines.errors import InputError
-from pipelines.io.spark_lake import spark_schema
-from pipelines.io.spark_session import spark_session
+from pipelines.errors import InputError, ServiceUnavailable
+from pipelines.knowledge.backends import Backend, Built, Caps, open_backend
+from pipelines.knowledge.quota import Stop
+from pipelines.knowledge.selection import most_wanted_first, pending, unknown
 from pipelines.step import Context, Result
-from pipelines.tables import ITEM_KNOWLEDGE
+from pipelines.tables import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED, KNOWLEDGE_KEY
 
 log = structlog.get_logger()
 
@@ -23,62 +24,101 @@ TEXT_COLUMNS = [
     "attributes",
     "content_hash",
 ]
-KEY = list(ITEM_KNOWLEDGE.key)
+KEY = list(KNOWLEDGE_KEY)
 
 
-def run(context: Context, max_items: int | None) -> Result:
+def run(context: Context, caps: Caps | None = None, retry_failed: bool = False) -> Result:
     """Build the records that are missing as of the night; a second run builds none.
 
     Args:
         context: the step's.
-        max_items: stop after that many; the rest is the next night's.
+        caps: where to stop; the rest is the next night's.
+        retry_failed: ask again about items that failed because the service did not answer.
 
     Raises:
-        InputError: the settings ask for a backend that this version does not have.
+        InputError: a setting is missing or wrong.
+        ServiceUnavailable: the endpoint stayed away; what was complete by then is published.
     """
-    backend = context.settings.llm.backend
-    if backend != "offline":
-        raise InputError(
-            f"llm.backend={backend!r} is not available in this version: set "
-            "RECKONER_LLM__BACKEND=offline"
-        )
-    items = items_as_of(context.lake, context.ds, TEXT_COLUMNS, context.settings.items.snapshot)
-    pending = _pending(context, items)
-    chosen = pending if max_items is None else pending.slice(0, max_items)
-    about = {
-        "model": MODEL,
-        "prompt_version": PROMPT_VERSION,
+    caps = caps or Caps()
+    backend = open_backend(context, caps)
+    try:
+        return _run(context, backend, caps, retry_failed)
+    finally:
+        backend.close()
+
+
+def _run(context: Context, backend: Backend, caps: Caps, retry_failed: bool) -> Result:
+    snapshot = context.settings.items.snapshot
+    items = items_as_of(context.lake, context.ds, TEXT_COLUMNS, snapshot)
+    todo = pending(context, items, backend.prompt_version, backend.model, retry_failed)
+    if context.settings.llm.backend != "offline" or caps.max_items is not None:
+        todo = most_wanted_first(context, todo)
+    chosen = todo.slice(0, caps.max_items) if caps.max_items is not None else todo
+    about: Result = {
+        "backend": context.settings.llm.backend,
+        "model": backend.model,
+        "prompt_version": backend.prompt_version,
         "items": items.num_rows,
-        "pending": pending.num_rows,
-        "left": pending.num_rows - chosen.num_rows,
+        "pending": todo.num_rows,
     }
+    if context.dry_run:
+        expected = {f"expected_{k}": v for k, v in asdict(backend.estimate(chosen)).items()}
+        log.info("item knowledge", **about, **expected)
+        return about | expected | {"built": 0, "failed": 0, "left": todo.num_rows}
     log.info("item knowledge", **about)
-    if context.dry_run or not chosen.num_rows:
-        return about | {"built": 0}
-    with spark_session(context.settings.spark, "build-item-knowledge") as spark:
-        frame = spark.createDataFrame(chosen.select(TEXT_COLUMNS))
-        schema = spark_schema(ITEM_KNOWLEDGE.schema)
-        built = extract_knowledge(frame, schema, context.ds).toArrow()
-    commit = context.lake.append("item_knowledge", lambda existing: _unknown(built, existing))
-    context.run.wrote("item_knowledge", commit.version, commit.rows)
-    return about | {"built": commit.rows}
+    built = failed = 0
+    stop: Stop | None = None
+    for first in range(0, chosen.num_rows, backend.round_items):
+        made = backend.build(chosen.slice(first, backend.round_items))
+        _publish(context, made, retry_failed)
+        built, failed, stop = (
+            built + made.records.num_rows,
+            failed + made.failed.num_rows,
+            made.stop,
+        )
+        about |= made.notes
+        if stop is not None:
+            break
+    about |= {"built": built, "failed": failed, "left": todo.num_rows - built - failed}
+    about["stopped"] = stop.why if stop else None
+    _raise(context, stop, about)
+    return about
 
 
-def _pending(context: Context, items: pa.Table) -> pa.Table:
-    """Items whose text has no record yet, by id."""
-    known = context.lake.read("item_knowledge", columns=KEY)
-    mine = known.filter(
-        pc.and_(pc.equal(known["prompt_version"], PROMPT_VERSION), pc.equal(known["model"], MODEL))
-    )
-    keys = ["item_id", "content_hash"]
-    # Arrow's join cannot carry lists, so the keys are joined and the rows taken.
-    numbered = items.select(keys).append_column("row", pa.array(range(items.num_rows), pa.int64()))
-    left = numbered.join(mine.select(keys), keys=keys, join_type="left anti")
-    return items.take(left["row"]).sort_by("item_id")
+def _raise(context: Context, stop: Stop | None, about: Result) -> None:
+    """End with the stop's exit code; a reached cap is an ordinary end."""
+    if stop is None or stop.kind == "budget":
+        return
+    rest = f"{about['built']} records were published, {about['left']} items are left"
+    if stop.kind == "input":
+        raise InputError(f"{stop.why}; {rest}")
+    raise ServiceUnavailable(f"{context.settings.llm.base_url}: {stop.why}; {rest}")
 
 
-def _unknown(built: pa.Table, existing: pa.Table) -> pa.Table:
-    """Drop what another run has written since."""
-    numbered = built.select(KEY).append_column("row", pa.array(range(built.num_rows), pa.int64()))
-    left = numbered.join(existing.select(KEY), keys=KEY, join_type="left anti")
-    return built.take(left["row"].combine_chunks().sort())
+def _publish(context: Context, made: Built, retry_failed: bool) -> None:
+    """Commit a round; only complete and validated records reach `item_knowledge`."""
+    lake = context.lake
+    if made.records.num_rows:
+        lake.require_unique(ITEM_KNOWLEDGE.name, None, made.records)
+        commit = lake.append(
+            ITEM_KNOWLEDGE.name, lambda there: unknown(made.records, there, KEY), KEY
+        )
+        context.run.wrote(ITEM_KNOWLEDGE.name, commit.version, commit.rows)
+    if retry_failed:
+        _forget_failures(context, made)
+    if made.failed.num_rows:
+        lake.publish_merged(
+            ITEM_KNOWLEDGE_FAILED.name,
+            context.ds,
+            lambda there: pa.concat_tables(
+                [there.select(made.failed.column_names), unknown(made.failed, there, KEY)]
+            ),
+        )
+
+
+def _forget_failures(context: Context, made: Built) -> None:
+    """Take out the earlier failures of items that have been asked about again."""
+    lake, name = context.lake, ITEM_KNOWLEDGE_FAILED.name
+    again = pa.concat_tables([made.records.select(KEY), made.failed.select(KEY)])
+    for ds in lake.partitions(name):
+        lake.publish_merged(name, ds, lambda there: unknown(there.drop_columns("ds"), again, KEY))

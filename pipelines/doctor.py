@@ -103,11 +103,18 @@ def _mlflow(settings: Settings) -> Symptom:
 
 
 def _llm(settings: Settings) -> Symptom:
-    if settings.llm.backend == "offline":
+    llm = settings.llm
+    if llm.backend == "offline":
         return Symptom("llm", True, "offline: no endpoint needed")
-    missing = settings.llm.backend == "http" and not settings.llm.base_url
-    found = f"backend {settings.llm.backend}, base_url {settings.llm.base_url or 'not set'}"
-    return Symptom("llm", not missing, found, _FIXES["llm"] if missing else "")
+    found, trouble = f"backend {llm.backend}", None
+    if llm.backend == "http":
+        from pipelines.io.llm_http import endpoint_trouble
+
+        found += f", {llm.base_url or 'base_url not set'}"
+        trouble = endpoint_trouble(llm)
+    if trouble:
+        return Symptom("llm", False, f"{found}: {trouble}", _FIXES["llm"])
+    return Symptom("llm", True, found)
 
 
 def render_symptoms(symptoms: list[dict[str, Any]]) -> str:

@@ -139,7 +139,7 @@ def _build_steps() -> list[Step]:
     return [
         Step("build-sequences", build_sequences.run),
         Step("build-item-graph", build_item_graph.run),
-        Step("build-item-knowledge", lambda one: build_item_knowledge.run(one, None)),
+        Step("build-item-knowledge", build_item_knowledge.run),
     ]
 
 

@@ -151,11 +151,29 @@ class LlmSettings(Group):
     """The language model behind item knowledge."""
 
     backend: Literal["offline", "http", "vllm", "recorded"] = "offline"
-    base_url: str | None = None
+    base_url: str | None = Field(None, description="of an OpenAI-compatible endpoint, with /v1")
     model: str | None = None
     api_key: SecretStr | None = None
-    max_requests_per_second: float = Field(5, gt=0)
-    max_concurrency: int = Field(8, ge=1)
+    max_requests_per_second: float = Field(5, gt=0, description="all executors together")
+    max_concurrency: int = Field(8, ge=1, description="requests in flight, all executors together")
+    partitions: int = Field(2, ge=1, description="Spark tasks that ask")
+    price_per_million_in: float = Field(0, ge=0, description="dollars per million prompt tokens")
+    price_per_million_out: float = Field(0, ge=0, description="dollars per million answer tokens")
+    timeout_seconds: float = Field(60, gt=0, description="of one request")
+    max_attempts: int = Field(6, ge=1, description="tries of one request at a failing service")
+    breaker_failures: int = Field(20, ge=1, description="failures in a row that may stop the step")
+    breaker_seconds: float = Field(
+        30, ge=0, description="and how long nothing must have been answered"
+    )
+    max_answer_tokens: int = Field(2048, ge=64, description="of one answer")
+    max_item_chars: int = Field(4000, ge=100, description="of an item's description are sent")
+    language: str = Field("en", description="that answers are written in, an ISO 639-1 code")
+    recorded: str | None = Field(None, description="file of answers that `recorded` replays")
+    recorded_column: str = Field("answer", description="its column of texts")
+    engine: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="further vLLM engine arguments"
+    )
+    replicas: int = Field(1, ge=1, description="vLLM engines")
 
 
 class MaintenanceSettings(Group):

@@ -38,7 +38,7 @@ def build_shelf(context: Context, surface: Set[str] | None) -> Shelf:
             f"no item may be recommended on {context.ds}: check items.available in the catalogue "
             "and recommend.allowed_items"
         )
-    counts = _recent_counts(context, len(ids))
+    counts = recent_counts(context, len(ids))
     shown = np.flatnonzero(allowed)
     # Ties by item id: indices depend on the order in which nights were built, ids do not.
     names = np.asarray(ids, dtype=object)[shown]
@@ -67,7 +67,7 @@ def _catalogue(
     return named, np.array(available.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
-def _recent_counts(context: Context, size: int) -> Ints:
+def recent_counts(context: Context, size: int) -> Ints:
     """Events per item within the fallback window, from the sequences of the night."""
     assert context.partition is not None
     days = context.settings.recommend.fallback_days

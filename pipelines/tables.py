@@ -28,6 +28,10 @@ KNOWLEDGE = pa.struct(
         ("substitutes", TEXTS),
     ]
 )
+CLAIMS = pa.list_(
+    pa.struct([(name, pa.string()) for name in ("kind", "claim", "verdict", "quote")])
+)
+DIMENSIONS = pa.list_(pa.struct([("name", pa.string()), ("why", pa.string()), ("values", TEXTS)]))
 
 
 @dataclass(frozen=True)
@@ -220,25 +224,91 @@ ITEM_GRAPH = Contract(
     checks=(Check("rank", ">=", 1), Check("weight", ">", 0)),
 )
 
+KNOWLEDGE_KEY = ("item_id", "content_hash", "prompt_version", "model")
+KEY_COLUMNS = tuple((name, TEXT) for name in KNOWLEDGE_KEY)
+SPENT = (("tokens_in", LONG), ("tokens_out", LONG), ("cost_usd", REAL))
+
 ITEM_KNOWLEDGE = Contract(
     "item_knowledge",
     "What is known of an item, once per text, prompt and model.",
-    ("item_id", "content_hash", "prompt_version", "model"),
+    KNOWLEDGE_KEY,
     _schema(
-        ("item_id", TEXT),
-        ("content_hash", TEXT),
-        ("prompt_version", TEXT),
-        ("model", TEXT),
+        *KEY_COLUMNS,
         ("knowledge", KNOWLEDGE),
         ("summary", TEXT),
-        ("tokens_in", LONG),
-        ("tokens_out", LONG),
-        ("cost_usd", REAL),
+        *SPENT,
         ("created_ds", TEXT),
         ("status", TEXT),
+        ("claims", CLAIMS, "optional"),
     ),
     by_ds=False,
-    notes={"model": "offline-extraction: read from the item's own text, without a model"},
+    notes={
+        "model": "offline-extraction: read from the item's own text, without a model",
+        "status": "extracted (offline), reasoned (every step passed) or recorded (replayed text)",
+        "summary": "at most 60 words",
+        "claims": "what was claimed of the item; a supported claim's quote stands in its text",
+    },
+    version=2,
+)
+
+ITEM_KNOWLEDGE_FAILED = Contract(
+    "item_knowledge_failed",
+    "Items of which no usable knowledge was got, with the last answer; not asked about again "
+    "until their text, the prompts or the model change.",
+    KNOWLEDGE_KEY,
+    _schema(
+        DS,
+        *KEY_COLUMNS,
+        ("reason", TEXT),
+        ("attempts", LONG),
+        ("last_answer", TEXT, "optional"),
+        *SPENT,
+    ),
+    checks=(Check("attempts", ">=", 1),),
+    notes={
+        "reason": "the step and what was wrong; `service:` where the endpoint never answered",
+        "last_answer": "its first 4,000 characters",
+        "attempts": "requests that the failing step made",
+    },
+)
+
+CATEGORY_ONTOLOGY = Contract(
+    "category_ontology",
+    "Which dimensions matter in a leaf category, once per prompt and model.",
+    ("category", "prompt_version", "model"),
+    _schema(
+        ("category", TEXT),
+        ("prompt_version", TEXT),
+        ("model", TEXT),
+        ("dimensions", DIMENSIONS),
+        *SPENT,
+        ("created_ds", TEXT),
+    ),
+    by_ds=False,
+    notes={"category": "the path, root first, joined by ` > `"},
+)
+
+LLM_ANSWERS = Contract(
+    "llm_answers",
+    "Every answer that was paid for, by what was asked, so that none is paid for again.",
+    ("request_hash",),
+    _schema(
+        ("request_hash", TEXT),
+        ("step", TEXT),
+        ("subject", TEXT),
+        ("prompt_version", TEXT),
+        ("model", TEXT),
+        ("answer", TEXT),
+        *SPENT,
+        ("created_ds", TEXT),
+    ),
+    by_ds=False,
+    notes={
+        "request_hash": "of model, messages, answer schema and sampling settings",
+        "subject": "the item id, or the category's path",
+        "prompt_version": "the step's own",
+        "answer": "as received, its first 65,536 characters; valid or not",
+    },
 )
 
 RECOMMENDATIONS = Contract(
@@ -328,6 +398,9 @@ CONTRACTS: dict[str, Contract] = {
         SEQUENCES,
         ITEM_GRAPH,
         ITEM_KNOWLEDGE,
+        ITEM_KNOWLEDGE_FAILED,
+        CATEGORY_ONTOLOGY,
+        LLM_ANSWERS,
         RECOMMENDATIONS,
         RANKER_METRICS,
         MONITORING,

@@ -12,8 +12,7 @@ from pipelines.cli.options import DryRun, Json, Lake, PartitionOption, execute, 
 def train_ranker(
     partition: PartitionOption,
     recipe: Annotated[
-        str | None,
-        typer.Option(help="smoke, nightly, large or a ranker's name; default: train.recipe."),
+        str | None, typer.Option(help="smoke, nightly or large; default: train.recipe.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -132,20 +131,24 @@ def build_item_knowledge(
     max_items: Annotated[int | None, typer.Option(min=1, help="Items at most.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens at most.")] = None,
     max_cost_usd: Annotated[float | None, typer.Option(min=0, help="Dollars at most.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again where the service did not answer.")
+    ] = False,
     lake: Lake = None,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write what is known of each new or changed item; the offline backend spends nothing.
+    """Write what is known of each new or changed item; --dry-run says what it would cost.
 
     Example: reckoner build-item-knowledge --partition 2026-03-01 --max-items 1000
     """
     from pipelines import build_item_knowledge as step
+    from pipelines.knowledge.backends import Caps
 
-    del max_tokens, max_cost_usd  # extraction without a model spends neither
+    caps = Caps(max_items, max_tokens, max_cost_usd)
     execute(
         "build-item-knowledge",
-        lambda context: step.run(context, max_items),
+        lambda context: step.run(context, caps, retry_failed),
         partition=partition,
         lake=lake,
         as_json=as_json,

@@ -18,8 +18,8 @@ import torch
 from pyarrow.fs import FileSystem, FileType
 from torch import Tensor
 
-from models.base import Ranker
-from models.fitting import EpochResult, FitConfig, Fitter, Forward, NonFiniteLossError, StepState
+from models.batch import SequenceBatch
+from models.fitting import EpochResult, FitConfig, Fitter, NonFiniteLossError, StepState
 from models.registry import from_spec
 from pipelines.errors import InputError
 from pipelines.histories import Shard, read_histories, split_histories
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 FINAL = "final"
 FINAL_FILE = "final.pt"
 KEPT = 2
+Forward = Callable[[SequenceBatch], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Team:
     rank: int
     world: int
     device: torch.device
-    wrap: Callable[[Ranker], Forward]
+    wrap: Callable[[torch.nn.Module], Forward]
     reduce_sum: Callable[[Tensor], Tensor]
 
 
@@ -161,7 +162,7 @@ def _fitter(job: Job, team: Team) -> Fitter:
         rank=team.rank,
         world=team.world,
         device=team.device,
-        wrap=team.wrap,
+        forward=team.wrap(ranker),
         reduce_sum=team.reduce_sum,
         num_batches=job.num_batches,
     )

@@ -1,1 +1,0 @@
-"""Objectives that any sequential ranker can learn by beside its own; none costs at inference."""

@@ -1,1 +1,0 @@
-"""Encoders of behaviour sequences: the backbones that rankers and reasoning stand on."""
