@@ -39,6 +39,8 @@ class Ranker(nn.Module, ABC):
         needs: Names of the providers it cannot work without (text vectors, graphs, ...).
         is_trainable: Whether it learns by gradients.
         sized_by_data: Buffers whose size the training rows decide.
+        refining: Stages that go on with the scoring of the stage before: they count only where
+            they beat its best weights.
         config: Its settings.
         num_items: Catalogue size N.
         known_N1: bool [N + 1], items seen in training.
@@ -50,6 +52,7 @@ class Ranker(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     is_trainable: ClassVar[bool] = False
     sized_by_data: ClassVar[tuple[str, ...]] = ()
+    refining: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[RankerConfig]] = RankerConfig
 
     known_N1: Tensor
@@ -91,8 +94,28 @@ class Ranker(nn.Module, ABC):
         known[0] = False
         self.known_N1.copy_(known)
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names of the training stages, in order; each ends by its own early stopping."""
+        return ("fit",)
+
+    def start_stage(self, stage: str) -> None:
+        """Get ready for a training stage: freeze parts, derive labels from the weights so far.
+
+        Every worker calls it with the same weights, so what it derives must follow from them (and
+        from the buffers of `fit_statistics`) alone. A resumed run calls it before its weights and
+        buffers are loaded.
+        """
+
     def start_epoch(self, epoch: int) -> None:
-        """Hear that training epoch `epoch` (from 0) begins."""
+        """Hear that epoch `epoch` (from 0) of the current stage begins, or goes on after a stop."""
+
+    def refresh(self) -> None:
+        """Derive from the weights so far what the epoch that begins learns by: clusters, labels.
+
+        Called after `start_epoch`, but not where a run is resumed inside an epoch: what it derives
+        must travel in the state dict. Otherwise as `start_stage`: the same on every worker.
+        """
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return named scalar terms whose sum is minimised, over all positions at once.
@@ -102,6 +125,10 @@ class Ranker(nn.Module, ABC):
         """
         raise ValueError(f"{self.name} does not learn by gradients: call fit_statistics alone")
 
+    def num_learnt(self, batch: SequenceBatch) -> int:
+        """Count the targets of a batch that `losses` learns from."""
+        return batch.num_targets
+
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return `losses`: the entry point that wrappers for parallel training call."""
         return self.losses(batch)
@@ -110,6 +137,13 @@ class Ranker(nn.Module, ABC):
         """Turn each row's history into the query of its next item: [B, ...]."""
         known, _ = self.known_only(batch)
         return self._encode(known)
+
+    def encode_steps(self, batch: SequenceBatch) -> Tensor:
+        """Turn each row's history into the query of each reasoning state: [B, S, ...].
+
+        A ranker that does not reason has one state, which is what `encode` returns.
+        """
+        return self.encode(batch)[:, None]
 
     def scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
         """Score item ids start..stop-1 for each query: float32 [B, C], -inf for unknown items."""

@@ -25,23 +25,26 @@ def window_lengths(store: SequenceStore, max_length: int) -> Ints:
 
 
 @torch.no_grad()
-def encode_rows(ranker: Ranker, store: SequenceStore) -> Tensor:
+def encode_rows(ranker: Ranker, store: SequenceStore, steps: bool = False) -> Tensor:
     """Encode every row of a store: [R, ...], in row order.
+
+    With `steps` every reasoning state gives a query: [R, S, ...].
 
     A row's query does not depend on the rows around it, to the last bit: rows are grouped by
     rounded length and every group is cut into tiles of one fixed size, filled up with empty rows.
     """
     was_training = ranker.training
     ranker.eval()
+    encode = ranker.encode_steps if steps else ranker.encode
     order: list[Ints] = []
     found: list[Tensor] = []
     for rows, batch in _tiles(ranker, store):
         order.append(rows)
-        found.append(ranker.encode(batch)[: len(rows)])
+        found.append(encode(batch)[: len(rows)])
     ranker.train(was_training)
     if not found:
         empty = SequenceStore.from_lists([[]])
-        return ranker.encode(collate(empty, np.array([0]), SHORTEST_WINDOW).to(ranker.device))[:0]
+        return encode(collate(empty, np.array([0]), SHORTEST_WINDOW).to(ranker.device))[:0]
     queries = torch.cat(found)
     places = torch.from_numpy(np.concatenate(order))
     back = torch.empty(len(places), dtype=torch.int64)

@@ -24,6 +24,7 @@ from models.seen import SeenItems
 
 MONITOR = "ndcg@10"
 Losses = dict[str, Tensor]
+Forward = Callable[[SequenceBatch], Losses]
 __all__ = ["EpochResult", "FitConfig", "Fitter", "NonFiniteLossError", "StepState"]
 
 
@@ -31,6 +32,8 @@ __all__ = ["EpochResult", "FitConfig", "Fitter", "NonFiniteLossError", "StepStat
 class _Progress:
     """Where training stands; all of it travels in the state dict."""
 
+    stage: int = 0
+    stage_began: int = 0
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -47,11 +50,16 @@ def no_reduction(values: Tensor) -> Tensor:
     return values
 
 
+def unwrapped(ranker: Ranker) -> Forward:
+    """Call the ranker itself: training in one process."""
+    return ranker
+
+
 class Fitter:
     """Trains one ranker from wherever it stands to the end of its recipe.
 
-    It knows nothing of process groups: a worker passes its rank, a wrapped module as `forward` and
-    a function that sums a tensor over all workers.
+    It knows nothing of process groups: a worker passes its rank, a function that wraps the ranker
+    for parallel training and one that sums a tensor over all workers.
 
     Args:
         ranker: Statistics already fitted (`fit_statistics`).
@@ -61,7 +69,8 @@ class Fitter:
         rank: This worker among `world`.
         world: Workers that train together.
         device: Where to train.
-        forward: Takes a batch and returns the losses; default the ranker itself.
+        wrap: Turns the ranker into what takes a batch and returns the losses; called once per
+            stage, since a stage may freeze parts. Default the ranker itself.
         reduce_sum: Sums a tensor over the workers.
         num_batches: Batches per epoch where `train` is this worker's own shard.
     """
@@ -75,7 +84,7 @@ class Fitter:
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
-        forward: Callable[[SequenceBatch], Losses] | None = None,
+        wrap: Callable[[Ranker], Forward] = unwrapped,
         reduce_sum: Callable[[Tensor], Tensor] = no_reduction,
         num_batches: int | None = None,
     ) -> None:
@@ -85,7 +94,7 @@ class Fitter:
         self.curve: list[EpochResult] = []
         self._train = train
         self._plan = config.batch_plan(ranker.config.max_length)
-        self._forward = forward if forward is not None else ranker
+        self._wrap = wrap
         self._reduce_sum = reduce_sum
         self._rank, self._world = rank, world
         self._sharded = num_batches is not None
@@ -97,13 +106,20 @@ class Fitter:
             # A shard's validation users are its own already.
             validation = validation if self._sharded else validation.shard(rank, world)
         self._validation = validation
-        self._optimiser = torch.optim.AdamW(
-            ranker.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
         self._at = _Progress()
         self._sums: dict[str, float] = {}
         self._best: dict[str, Tensor] | None = None
         self._seed_dropout()
+        self._start_stage()
+
+    def _start_stage(self) -> None:
+        self.ranker.start_stage(self.ranker.stages[self._at.stage])
+        self._forward = self._wrap(self.ranker)
+        self._optimiser = torch.optim.AdamW(
+            [p for p in self.ranker.parameters() if p.requires_grad],
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+        )
 
     @property
     def finished(self) -> bool:
@@ -159,7 +175,11 @@ class Fitter:
             raise ValueError("training has finished: nothing is left to run")
         at = self._at
         self.ranker.train()
-        self.ranker.start_epoch(at.epoch)
+        self.ranker.start_epoch(at.epoch - at.stage_began)
+        if at.batch == 0:
+            began = time.process_time()
+            self.ranker.refresh()
+            at.cpu_seconds += time.process_time() - began
         for batch in self._batches():
             began = time.process_time()
             loss = self._take_step(batch.to(self.device))
@@ -169,7 +189,6 @@ class Fitter:
             if on_step is not None:
                 on_step(StepState(at.step, at.epoch, at.batch, self._num_batches, loss))
             if self._out_of_time():
-                at.done = True
                 break
         return self._close_epoch()
 
@@ -205,12 +224,15 @@ class Fitter:
         if changed:
             raise ValueError(f"the checkpoint was made with other settings: {', '.join(changed)}")
         state = copy.deepcopy(state)
+        stage = self._at.stage
+        self._at = _Progress(**state["progress"])
+        if self._at.stage != stage:
+            self._start_stage()
         self.ranker.load_state_dict(state["ranker"])
         self._optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["torch_rng"].cpu())
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
-        self._at = _Progress(**state["progress"])
         self._sums = state["sums"]
         self.curve = [EpochResult(**point) for point in state["curve"]]
         self._best = state["best"]
@@ -256,14 +278,15 @@ class Fitter:
         for group in self._optimiser.param_groups:
             group["lr"] = config.lr * rise
         self._optimiser.step()
-        at.targets += batch.num_targets
+        at.targets += self.ranker.num_learnt(batch)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         return sum(values.values())
 
     def _out_of_time(self) -> bool:
-        limit = self.config.cpu_seconds
-        return limit is not None and self._at.cpu_seconds >= limit
+        # Stages share a budget of CPU seconds equally.
+        limit, stages = self.config.cpu_seconds, len(self.ranker.stages)
+        return limit is not None and self._at.cpu_seconds >= limit * (self._at.stage + 1) / stages
 
     def _close_epoch(self) -> EpochResult:
         at, config = self._at, self.config
@@ -277,14 +300,27 @@ class Fitter:
                 at.best, at.best_epoch = metric, at.epoch
                 self._best = copy.deepcopy(self.ranker.state_dict())
         losses = {name: total / max(at.batch, 1) for name, total in self._sums.items()}
-        result = EpochResult(
-            at.epoch, at.step, losses, metric, better, at.targets, round(at.cpu_seconds, 3)
-        )
+        stage = self.ranker.stages[at.stage]
+        seconds = round(at.cpu_seconds, 3)
+        result = EpochResult(at.epoch, at.step, losses, metric, better, at.targets, seconds, stage)
         self.curve.append(result)
         at.epoch, at.batch, self._sums = at.epoch + 1, 0, {}
-        out_of_epochs = config.cpu_seconds is None and at.epoch >= config.max_epochs
-        at.done = at.done or out_of_epochs or at.waited >= config.patience
+        trained = at.epoch - at.stage_began
+        out_of_epochs = config.cpu_seconds is None and trained >= config.max_epochs
+        if self._out_of_time() or out_of_epochs or at.waited >= config.patience:
+            self._close_stage()
         return result
+
+    def _close_stage(self) -> None:
+        at, stages = self._at, self.ranker.stages
+        if at.stage + 1 == len(stages):
+            at.done = True
+            return
+        self.restore_best()
+        at.stage, at.stage_began, at.waited = at.stage + 1, at.epoch, 0
+        if stages[at.stage] not in self.ranker.refining:
+            self._best, at.best, at.best_epoch = None, -1.0, -1
+        self._start_stage()
 
     def validate(self) -> float:
         """Mean NDCG@10 over the validation users of all workers."""

@@ -1,28 +1,30 @@
-"""What the latent-reasoning rankers on a SASRec backbone share.
+"""What the latent-reasoning rankers share, on any encoder that can go on token by token.
 
-Shape legend: B rows, L positions, D width, T real targets, S states (K + 1).
+Shape legend: B rows, Q places, D width, S states (K + 1).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from models.batch import SequenceBatch
-from models.layers.reasoning import BasePass, Reasoning
-from models.rankers.sasrec import SASRec, SASRecConfig
+from models.encoders.base import BasePass
+from models.layers.reasoning import Reasoning
+from models.sequential import SequentialConfig, SequentialRanker
 
 
-class ReasoningConfig(SASRecConfig):
+class ReasoningConfig(SequentialConfig):
     """Settings of a latent-reasoning ranker.
 
     Attributes:
         reasoning_steps: Thoughts K after the base pass; 0 is the backbone, bit for bit.
-        reasoning_form: "published": each thought replaces the state. "gated" (the default): each
-            thought is added to the state through a gate that starts at zero, so that training
-            starts from the backbone; replacing the state makes the model first learn to carry it
-            through the layers again, which costs several times the training steps.
+        reasoning_form: "published": each thought replaces the state, or is added to it where the
+            ranker's paper says so. "gated" (the default): each thought is added to the state
+            through a gate that starts at zero, so that training starts from the backbone; replacing
+            the state makes the model first learn to carry it through the layers again, which costs
+            several times the training steps.
         reasoning_dropout: Share dropped from each thought's input.
     """
 
@@ -31,48 +33,45 @@ class ReasoningConfig(SASRecConfig):
     reasoning_dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
-class LatentReasoner(SASRec):
-    """SASRec whose states think for K steps before they score."""
+class LatentReasoner(SequentialRanker):
+    """A backbone whose states think for K steps before they score.
+
+    Attributes:
+        published_form: What its paper does with a thought.
+    """
 
     config_type = ReasoningConfig
     config: ReasoningConfig
+    published_form: ClassVar[Literal["replace", "residual"]] = "replace"
 
     def __init__(self, config: ReasoningConfig, num_items: int) -> None:
         super().__init__(config, num_items)
         steps = config.reasoning_steps
+        form = "gated" if config.reasoning_form == "gated" else self.published_form
         self.reasoning = (
-            Reasoning(config.dim, steps, config.reasoning_form, config.reasoning_dropout)
-            if steps
-            else None
+            Reasoning(config.dim, steps, form, config.reasoning_dropout) if steps else None
         )
 
-    def reason(self, base: BasePass, places_BQ: Tensor | None = None, noise: float = 0.0) -> Tensor:
-        """Think from every position of a base pass, or from the given ones: [S, B, Q, D]."""
+    def reason(self, base: BasePass, noise: float = 0.0) -> Tensor:
+        """Think from the places of a base pass: [S, B, Q, D]."""
         if self.reasoning is None:
-            states = base.hidden_BLD if places_BQ is None else base.at(places_BQ)[0]
-            return states[None]
-        chain: Tensor = self.reasoning(
-            self.layers,
-            base,
-            self.embedding_norm,
-            self.final_norm,
-            places_BQ=places_BQ,
-            noise=noise,
-        )
+            return base.hidden_BQD[None]
+        chain: Tensor = self.reasoning(self.encoder, base, noise=noise)
         return chain
 
     def aggregate(self, states_SXD: Tensor) -> Tensor:
         """Turn a chain of states into the state that scores."""
         return states_SXD[-1]
 
-    def last_states(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
-        """Think from the last position alone: [S, B, D]."""
-        base = self.base_pass(batch, items_BLD)
-        last_B1 = torch.full((batch.num_rows, 1), batch.length - 1, device=items_BLD.device)
-        return self.reason(base, last_B1)[:, :, 0]
-
-    def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+    def final_states(self, base: BasePass) -> Tensor:
+        """Think from the last position alone: [B, D]."""
         if self.reasoning is None:
-            return super()._encode_vectors(batch, items_BLD)
-        state_BD = self.aggregate(self.last_states(batch, items_BLD))
-        return state_BD * batch.valid_BL[:, -1:]
+            return super().final_states(base)
+        return self.aggregate(self.reason(base.at_last())[:, :, 0])
+
+    def encode_steps(self, batch: SequenceBatch) -> Tensor:
+        """Turn each row's history into the query of each state of its chain: [B, S, ...]."""
+        known, _ = self.known_only(batch)
+        base = self.encoder(known, self.items(known.item_ids_BL)).at_last()
+        states_SBD = self.reason(base)[:, :, 0] * known.valid_BL[:, -1:]
+        return torch.stack([self._query(known, state_BD) for state_BD in states_SBD], dim=1)

@@ -12,9 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.base import Ranker, RankerConfig
+from models.base import Ranker, RankerConfig, item_counts
 from models.batch import SequenceBatch
-from models.layers.transformer import INIT_STD
+from models.encoders.base import INIT_STD
+from models.propensity import inverse_propensities
 from models.sequences import SequenceStore
 
 # Adam moves every weight by about its learning rate; one number that stands for log odds has
@@ -31,7 +32,16 @@ class NeuralConfig(RankerConfig):
         num_layers: Layers of the encoder.
         num_heads: Attention heads; must divide `dim`.
         dropout: Share of activations dropped in training.
-        loss: "ce" is cross-entropy over the full catalogue.
+        loss: "ce" is cross-entropy over the full catalogue; "sampled" the same against drawn
+            negatives that a batch shares, corrected for how they were drawn; "gbce" binary
+            cross-entropy against them, its positive weakened (gSASRec).
+        negatives: Draws per batch for "sampled" and "gbce".
+        negative_sampling: Draw all items alike, or in proportion to their training events.
+        gbce_t: 0 is plain binary cross-entropy, 1 takes back all the overconfidence that sampling
+            brings.
+        propensity_power: Weigh targets by the inverse of their item's popularity to this power; 0
+            weighs all alike.
+        propensity_clip: Largest such weight; a target on the most frequent item has 1.
         scoring: "dot", or "cosine" between query and item vector.
         temperature: Divides the scores.
         repeats: "learned" adds one learned number to the score of every item in the visible
@@ -44,7 +54,12 @@ class NeuralConfig(RankerConfig):
     num_layers: int = Field(default=2, ge=1)
     num_heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    loss: Literal["ce"] = "ce"
+    loss: Literal["ce", "sampled", "gbce"] = "ce"
+    negatives: int = Field(default=512, ge=1)
+    negative_sampling: Literal["uniform", "popularity"] = "uniform"
+    gbce_t: float = Field(default=0.75, ge=0, le=1)
+    propensity_power: float = Field(default=0.0, ge=0)
+    propensity_clip: float = Field(default=10.0, ge=1)
     scoring: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(default=1.0, gt=0)
     repeats: Literal["learned", "plain"] = "learned"
@@ -56,6 +71,8 @@ class NeuralRanker(Ranker):
     is_trainable = True
     config_type = NeuralConfig
     config: NeuralConfig
+    counts_N: Tensor
+    weights_N: Tensor
 
     def __init__(self, config: NeuralConfig, num_items: int) -> None:
         super().__init__(config, num_items)
@@ -65,10 +82,21 @@ class NeuralRanker(Ranker):
         with torch.no_grad():
             self.items.weight[0].zero_()
         self.repeat_rate = nn.Parameter(torch.zeros(())) if config.repeats == "learned" else None
+        # What losses know of each item's training events, where they ask for it.
+        if config.loss != "ce" and config.negative_sampling == "popularity":
+            self.register_buffer("counts_N", torch.ones(num_items))
+        if config.propensity_power > 0:
+            self.register_buffer("weights_N", torch.ones(num_items))
 
     def fit_statistics(self, store: SequenceStore) -> None:
         """Mark the known items; start the repeat number at the log of the share of repeats."""
         super().fit_statistics(store)
+        config, counts = self.config, item_counts(store, self.num_items)[1:]
+        if config.loss != "ce" and config.negative_sampling == "popularity":
+            self.counts_N.copy_(torch.from_numpy(counts))
+        if config.propensity_power > 0:
+            weights = inverse_propensities(counts, config.propensity_power, config.propensity_clip)
+            self.weights_N.copy_(torch.from_numpy(weights))
         if self.repeat_rate is None:
             return
         rows, places = store.flat_events()
@@ -88,10 +116,14 @@ class NeuralRanker(Ranker):
 
     def item_vectors(self, start: int, stop: int) -> Tensor:
         """Vectors of the items start..stop-1 as scoring uses them, [C, D]."""
-        vectors_CD = self.items.weight[start:stop]
-        if self.config.scoring == "cosine":
-            return functional.normalize(vectors_CD, dim=-1)
-        return vectors_CD
+        return self._shaped(self.items.weight[start:stop])
+
+    def vectors_of(self, ids: Tensor) -> Tensor:
+        """Vectors of single items as scoring uses them, [..., D]."""
+        return self._shaped(self.items(ids))
+
+    def _shaped(self, vectors: Tensor) -> Tensor:
+        return functional.normalize(vectors, dim=-1) if self.config.scoring == "cosine" else vectors
 
     def scale_queries(self, states: Tensor) -> Tensor:
         """Turn hidden states into queries: normalised for cosine, divided by the temperature."""
@@ -99,12 +131,28 @@ class NeuralRanker(Ranker):
             states = functional.normalize(states, dim=-1)
         return states / self.config.temperature
 
+    @property
+    def query_width(self) -> int:
+        """Numbers of a query, the visible item ids not counted."""
+        return self.config.dim
+
+    def chunk_scores(self, query_BD: Tensor, start: int, stop: int) -> Tensor:
+        """Score the items start..stop-1 by queries alone: [B, C]."""
+        return query_BD @ self.item_vectors(start, stop).T
+
+    def pair_scores(self, query_BD: Tensor, items_BK: Tensor) -> Tensor:
+        """Score each row's own items by queries alone, with weights held still: [B, K]."""
+        return torch.einsum("bd,bkd->bk", query_BD, self.vectors_of(items_BK).detach())
+
     def _encode(self, batch: SequenceBatch) -> Tensor:
-        """Return the query, and behind it the visible item ids where repeats are learned.
+        return self._query(batch, self._encode_vectors(batch, self.items(batch.item_ids_BL)))
+
+    def _query(self, batch: SequenceBatch, state_BD: Tensor) -> Tensor:
+        """Scale a state, and put the visible item ids behind it where repeats are learned.
 
         Ids travel as float32, which holds every whole number up to 2^24 exactly.
         """
-        query_BD = self.scale_queries(self._encode_vectors(batch, self.items(batch.item_ids_BL)))
+        query_BD = self.scale_queries(state_BD)
         if self.repeat_bias is None:
             return query_BD
         # Queries of rows that were padded to other lengths must still line up.
@@ -112,12 +160,12 @@ class NeuralRanker(Ranker):
         return torch.cat([query_BD.float(), ids_BL.float()], dim=1)
 
     def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
-        query_BD = queries[:, : self.config.dim].contiguous()
-        scores_BC = (query_BD @ self.item_vectors(start, stop).T).float()
+        query_BD = queries[:, : self.query_width].contiguous()
+        scores_BC = self.chunk_scores(query_BD, start, stop).float()
         bias = self.repeat_bias
         if bias is None:
             return scores_BC
-        ids_BL = queries[:, self.config.dim :].long()
+        ids_BL = queries[:, self.query_width :].long()
         rows, places = ((ids_BL >= max(start, 1)) & (ids_BL < stop)).nonzero(as_tuple=True)
         columns = ids_BL[rows, places] - start
         # Put, not add: an item that stands in the history twice gets the number once.
@@ -129,10 +177,7 @@ class NeuralRanker(Ranker):
         with torch.enable_grad():
             vectors_BLD = self.items(batch.item_ids_BL).detach().requires_grad_()
             query_BD = self.scale_queries(self._encode_vectors(batch, vectors_BLD))
-            targets_BKD = self.items.weight[items_BK].detach()
-            if self.config.scoring == "cosine":
-                targets_BKD = functional.normalize(targets_BKD, dim=-1)
-            scores_BK = torch.einsum("bd,bkd->bk", query_BD, targets_BKD)
+            scores_BK = self.pair_scores(query_BD, items_BK)
             carried = []
             for k in range(items_BK.shape[1]):
                 (grad_BLD,) = torch.autograd.grad(

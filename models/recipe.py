@@ -13,7 +13,7 @@ class FitConfig(BaseModel):
 
     Attributes:
         batch_size: Rows per batch and worker.
-        max_epochs: Epochs at most.
+        max_epochs: Epochs per stage at most.
         lr: Adam's learning rate.
         weight_decay: Decoupled decay; 0 is plain Adam.
         warmup_steps: Steps over which the learning rate rises from 0.
@@ -25,7 +25,8 @@ class FitConfig(BaseModel):
         eval_seen: Judge by ranks with seen items allowed or excluded.
         eval_every: Epochs between two validations.
         cpu_seconds: Stop at that much process CPU time spent in training, whatever else holds;
-            validation is then skipped.
+            validation is then skipped, and the
+            stages of a ranker share the budget equally.
         random_crop: See `BatchPlan`.
         bucket_batches: See `BatchPlan`.
     """
@@ -100,3 +101,4 @@ class EpochResult:
     best: bool
     targets: int
     cpu_seconds: float
+    stage: str = "fit"

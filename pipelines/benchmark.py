@@ -13,139 +13,76 @@ import numpy as np
 import torch
 
 from models import registry
-from models.base import Ranker, RankerConfig
+from models.base import Ranker
 from models.encoding import encode_rows
 from models.evaluation import (
     Holdout,
     Split,
-    leave_one_out_split,
     target_ranks,
-    temporal_split,
     user_slices,
 )
-from models.fitting import EpochResult, FitConfig, Fitter
+from models.fitting import EpochResult, Fitter
 from models.metrics import Floats, mean_ci, per_user_metrics
 from models.seen import SeenItems
-from models.sequences import SequenceStore
 from models.top_k import top_k
 from pipelines.benchmark_report import Measured, list_metrics, mean, rate, summarise, versus
-from pipelines.benchmark_settings import split_settings
+from pipelines.benchmark_request import Order, Request, open_request
 from pipelines.errors import InputError
-from pipelines.io.dataset import Dataset, read_dataset
 
-PROTOCOLS = ("temporal", "leave-one-out")
 LIST_LENGTH = 100
 SHOWN = 10
 # Heuristics that every ranker is compared with, user by user.
 BASELINES = ("popularity", "last-transition", "tgh")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is to be measured."""
-
-    dataset: Dataset
-    ranker: str
-    protocol: str
-    config: RankerConfig
-    recipe: FitConfig
-    threads: int
-
-    @property
-    def repeats_allowed(self) -> bool:
-        """Whether the main numbers rank seen items along with the rest."""
-        return self.protocol == "temporal"
-
-
-def run(
-    dataset: Path,
-    ranker: str,
-    protocol: str,
-    seeds: int,
-    threads: int,
-    cpu_seconds: float | None,
-    settings: dict[str, str],
-    out: Path,
-    users_out: Path | None = None,
-) -> dict[str, Any]:
+def run(order: Order, users_out: Path | None = None) -> dict[str, Any]:
     """Measure a ranker and write the JSON that the contract describes.
 
     Args:
-        dataset: Folder with `events.parquet`.
-        ranker: Name in the registry.
-        protocol: "temporal" or "leave-one-out".
-        seeds: Runs with seeds 0, 1, ...; more than one adds a summary.
-        threads: CPU threads for torch.
-        cpu_seconds: Stop training at that much process CPU time; None stops on validation.
-        settings: Settings of the ranker or of the training recipe, as text.
-        out: File to write.
+        order: What to measure.
         users_out: File for every test user's NDCG@10 (.npz), to pair rankers with each other.
 
     Raises:
         InputError: If the dataset, ranker, protocol or a setting is not usable.
     """
-    if protocol not in PROTOCOLS:
-        raise InputError(f"--protocol {protocol!r}: known are temporal and leave-one-out")
-    for name, number in (("--seeds", seeds), ("--threads", threads)):
-        if number < 1:
-            raise InputError(f"{name} {number}: at least 1 is needed")
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: folder {out.parent} does not exist")
-    config, recipe = split_settings(ranker, protocol, cpu_seconds, settings)
-    data = read_dataset(dataset)
-    if protocol == "temporal" and data.order_only:
-        raise InputError(
-            f"{dataset}/events.parquet: ts counts positions, not time; use --protocol leave-one-out"
-        )
-    torch.set_num_threads(threads)
-    request = Request(data, ranker, protocol, config, recipe, threads)
-    split = _trained_items_first(_split(request))
-    baselines = {name: _baseline(request, split, name) for name in BASELINES if name != ranker}
-    measured = [_measure(request, split, seed, baselines) for seed in range(seeds)]
+    request, split = open_request(order)
+    baselines = {
+        name: _baseline(request, split, name) for name in BASELINES if name != order.ranker
+    }
+    numbers = range(order.first_seed, order.first_seed + order.seeds)
+    measured = [_measure(request, split, seed, baselines) for seed in numbers]
     result = measured[0].report
-    if seeds > 1:
+    if order.seeds > 1:
         runs = [one.report for one in measured]
         result = {"runs": runs, "summary": summarise(measured, baselines)}
-    _write(out, result)
+    _write(order.out, result)
     if users_out is not None:
         _write_users(users_out, request, measured)
     return result
 
 
-def _split(request: Request) -> Split:
-    store = request.dataset.store
-    try:
-        split = (
-            temporal_split(store) if request.protocol == "temporal" else leave_one_out_split(store)
-        )
-    except ValueError as error:
-        raise InputError(f"{request.dataset.name}/events.parquet: {error}") from error
-    if not len(split.test) or not len(split.validation):
-        raise InputError(
-            f"{request.dataset.name}/events.parquet: {len(split.validation)} users to validate and "
-            f"{len(split.test)} to test under the {request.protocol} protocol: too few"
-        )
-    return split
+def validate(order: Order) -> dict[str, Any]:
+    """Fit a ranker and write its validation figure alone: what settings may be chosen by.
 
-
-def _trained_items_first(split: Split) -> Split:
-    """Number the training items 1..N and all later ones above: the model never hears of those."""
-    _, places = split.train.flat_events()
-    store = split.train
-    top = max(int(store.items.max()), 1)
-    known = np.unique(store.items[places])
-    later = np.setdiff1d(np.arange(1, top + 1), known)
-    new_id = np.zeros(top + 1, dtype=np.int32)
-    new_id[np.concatenate([known, later])] = np.arange(1, top + 1)
-    items = new_id[store.items]
-
-    def moved(rows: SequenceStore) -> SequenceStore:
-        return SequenceStore(items, rows.times, rows.actions, rows.starts, rows.stops, rows.users)
-
-    def held(part: Holdout) -> Holdout:
-        return Holdout(moved(part.history), new_id[part.targets].astype(np.int64))
-
-    return Split(moved(store), held(split.validation), held(split.test))
+    Raises:
+        InputError: As `run`, or if the ranker has nothing to validate.
+    """
+    request, split = open_request(order)
+    _, fitter, seconds = _fit(request, split, order.first_seed)
+    if fitter is None or fitter.best_metric is None:
+        raise InputError(f"{order.ranker} under these settings is never validated: nothing to tune")
+    result = {
+        "dataset": request.dataset.name,
+        "ranker": request.ranker,
+        "protocol": request.protocol,
+        "seed": order.first_seed,
+        "settings": order.settings,
+        "validation_ndcg@10": fitter.best_metric,
+        "epochs": fitter.epoch,
+        "seconds": {"train": round(seconds, 3)},
+    }
+    _write(order.out, result)
+    return result
 
 
 def _num_items(split: Split) -> int:
@@ -202,6 +139,21 @@ def _rank(ranker: Ranker, holdout: Holdout) -> _Ranks:
     return _Ranks(allowed, excluded, lists, seconds)
 
 
+def _best_step(request: Request, ranker: Ranker, holdout: Holdout) -> dict[str, Floats] | None:
+    """Per-user metrics if the best reasoning state were picked with the target in hand.
+
+    A ceiling, not a result: nobody can pick like that. None for a ranker of a single state.
+    """
+    queries = encode_rows(ranker, holdout.history, steps=True)
+    states = queries.shape[1]
+    if states < 2:
+        return None
+    seen = SeenItems.from_store(holdout.history)
+    ranks = [target_ranks(ranker, queries[:, s], holdout.targets, seen) for s in range(states)]
+    place = 0 if request.repeats_allowed else 1
+    return per_user_metrics(np.minimum.reduce([pair[place] for pair in ranks]))
+
+
 def _baseline(request: Request, split: Split, name: str) -> Floats:
     """Per-user NDCG@10 of a heuristic on the same test users."""
     ranker = registry.build(name, _num_items(split))
@@ -233,6 +185,9 @@ def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Flo
     if request.repeats_allowed:
         fresh = per_user_metrics(ranks.excluded)
         report["metrics_seen_excluded"] = list_metrics(fresh, ranks.lists["excluded"], known)
+    best_step = _best_step(request, ranker, split.test)
+    if best_step is not None:
+        report["best_step_oracle"] = {name: mean(values) for name, values in best_step.items()}
     report |= {
         "intervals": {name: mean_ci(values)._asdict() for name, values in per_user.items()},
         "versus": versus(per_user["ndcg@10"], baselines),

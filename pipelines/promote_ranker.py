@@ -1,6 +1,8 @@
 """The promotion gate: challenger against champion and baselines, on the same users."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 
 import structlog
 
@@ -17,6 +19,8 @@ from pipelines.step import Context, Result
 
 log = structlog.get_logger()
 
+SplitOf = Callable[[tuple[str, ...]], Split]
+
 
 def run(context: Context) -> Result:
     """Promote the challenger, or refuse it with reasons.
@@ -30,10 +34,17 @@ def run(context: Context) -> Result:
     champion = registry.find(CHAMPION)
     if challenger == champion:
         return {"model": MODEL, "champion": champion, "promoted": False, "why": "already champion"}
-    judged = {challenger: _judge_version(context, registry, challenger)}
+
+    @cache
+    def split_of(actions: tuple[str, ...]) -> Split:
+        # Versions nearly always share their actions: the sequences are then read once.
+        store = read_histories(context.lake, context.ds, actions)
+        return split_histories(store, context.settings.train)
+
+    judged = {challenger: _judge_version(context, registry, challenger, split_of)}
     if champion is not None:
-        judged[champion] = _judge_version(context, registry, champion)
-    baselines = _judge_baselines(context, registry.card(challenger).actions)
+        judged[champion] = _judge_version(context, registry, champion, split_of)
+    baselines = _judge_baselines(context, split_of(registry.card(challenger).actions))
     findings = decide(
         judged[challenger], judged.get(champion or ""), baselines, context.settings.gate
     )
@@ -56,15 +67,16 @@ def run(context: Context) -> Result:
     }
 
 
-def _judge_version(context: Context, registry: Registry, version: str) -> Judgement:
+def _judge_version(
+    context: Context, registry: Registry, version: str, split_of: SplitOf
+) -> Judgement:
     ranker, card = registry.load(version)
     name = f"{MODEL} version {version}"
     require_same_index(context.lake, ranker.num_items, card.index_fingerprint, name)
-    return _judge(context, ranker, _split(context, card.actions))
+    return _judge(context, ranker, split_of(card.actions))
 
 
-def _judge_baselines(context: Context, actions: tuple[str, ...]) -> dict[str, Judgement]:
-    split = _split(context, actions)
+def _judge_baselines(context: Context, split: Split) -> dict[str, Judgement]:
     num_items = context.lake.read("item_index", columns=["item_idx"]).num_rows
     judged = {}
     for name in context.settings.gate.baselines:
@@ -72,11 +84,6 @@ def _judge_baselines(context: Context, actions: tuple[str, ...]) -> dict[str, Ju
         ranker.fit_statistics(split.train)
         judged[name] = _judge(context, ranker.eval(), split)
     return judged
-
-
-def _split(context: Context, actions: tuple[str, ...]) -> Split:
-    store = read_histories(context.lake, context.ds, actions)
-    return split_histories(store, context.settings.train)
 
 
 def _judge(context: Context, ranker: Ranker, split: Split) -> Judgement:

@@ -58,19 +58,25 @@ def large() -> Recipe:
     )
 
 
+def of_ranker(ranker: str) -> Recipe:
+    """Train any ranker with its own defaults, fitted as `nightly` is: every ranker is a recipe."""
+    return Recipe(name=ranker, ranker=ranker, ranker_settings={}, fit=nightly().fit)
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {"smoke": smoke, "nightly": nightly, "large": large}
 
 
 def recipe_named(name: str, overrides: dict[str, str] | None = None) -> Recipe:
-    """Look a recipe up and apply `key=value` overrides of its ranker's or its fit's settings.
+    """Look a recipe or a ranker's own up and apply `key=value` overrides of its settings.
 
     Raises:
         InputError: the recipe or a key is unknown; the nearest known one is named.
     """
-    if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.0)[0]
-        raise InputError(f"unknown recipe {name!r}; the nearest is {near} of {sorted(RECIPES)}")
-    recipe = RECIPES[name]()
+    recipes = [*sorted(RECIPES), *names()]
+    if name not in recipes:
+        near = difflib.get_close_matches(name, recipes, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown recipe {name!r}; the nearest is {near} of {recipes}")
+    recipe = RECIPES[name]() if name in RECIPES else of_ranker(name)
     ranker_settings, fit = dict(recipe.ranker_settings), recipe.fit.model_dump()
     ranker = (overrides or {}).get("ranker", recipe.ranker)
     if ranker not in names():

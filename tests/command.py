@@ -14,13 +14,13 @@ class Command:
     def __init__(self, lake: str, capfd: pytest.CaptureFixture[str]) -> None:
         self.lake = lake
         self._capfd = capfd
-        self.errors = ""
+        self.output, self.errors = "", ""
 
     def __call__(self, *words: str) -> int:
         """Run a command; returns its exit code."""
         self._capfd.readouterr()
         code = main([*words, "--lake", self.lake])
-        self.errors = self._capfd.readouterr().err
+        self.output, self.errors = self._capfd.readouterr()
         return code
 
     def json(self, *words: str) -> Any:

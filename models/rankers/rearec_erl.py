@@ -1,9 +1,8 @@
 """ReaRec with ensemble reasoning learning: the mean of all states scores.
 
-Shape legend: B rows, L positions, D width, T real targets, S states (K + 1).
+Shape legend: B rows, Q places, D width, T real targets, S states (K + 1).
 """
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -39,7 +38,7 @@ class ReaRecERL(LatentReasoner):
     """
 
     name = "rearec-erl"
-    method = "latent thoughts on SASRec, the mean of all states scores (ERL)"
+    method = "latent thoughts, the mean of all states scores (ERL)"
     source = "Tang et al. 2025 (arXiv 2503.22675)"
     config_type = ReaRecERLConfig
     config: ReaRecERLConfig
@@ -50,19 +49,14 @@ class ReaRecERL(LatentReasoner):
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the mean state, minus the weighted divergence between states."""
-        base = self.base_pass(batch, self.items(batch.item_ids_BL))
-        chosen_BL, targets_T = self.targets_of(batch)
-        states_STD = self.reason(base)[:, chosen_BL]
-        terms = {
-            "ce": self.cross_entropy(
-                self.aggregate(states_STD), targets_T, self.repeat_bonus(batch, chosen_BL)
-            )
-        }
-        if len(states_STD) > 1 and self.config.kl_weight > 0:
-            if self.config.step_share < 1:
-                drawn_T = torch.rand(len(targets_T), device=self.device) < self.config.step_share
-                states_STD = states_STD[:, drawn_T]
-            queries_STD = self.scale_queries(states_STD)
+        base = self.base_pass(batch)
+        chosen_BQ, targets_T = self.targets_of(base)
+        states = self.reason(base)
+        mean_TD = self.aggregate(states[:, chosen_BQ])
+        terms = {"ce": self.cross_entropy(mean_TD, targets_T, self.repeat_bonus(base, chosen_BQ))}
+        if len(states) > 1 and self.config.kl_weight > 0:
+            kept_BQ, _ = self.targets_of(base, self.config.step_share)
+            queries_STD = self.scale_queries(states[:, kept_BQ])
             spread = pairwise_kl(queries_STD, self.training_vectors(), 1.0, self.config.detach_logs)
             terms["divergence"] = -self.config.kl_weight * spread
         return terms

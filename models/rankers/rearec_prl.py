@@ -1,6 +1,6 @@
 """ReaRec with progressive reasoning learning: every step predicts, flat early and sharp late.
 
-Shape legend: B rows, L positions, Q sampled positions, D width, T real targets, S states (K + 1).
+Shape legend: B rows, Q places, D width, T real targets, S states (K + 1).
 """
 
 import torch
@@ -8,9 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.batch import SequenceBatch
+from models.encoders.base import BasePass
 from models.latent_reasoning import LatentReasoner, ReasoningConfig
-from models.layers.reasoning import BasePass
 from models.losses import Bonus, in_batch_contrast
+from models.places import draw_places
 from models.registry import register
 
 
@@ -47,7 +48,7 @@ class ReaRecPRL(LatentReasoner):
     """
 
     name = "rearec-prl"
-    method = "latent thoughts on SASRec, step temperatures sharpen towards the last state (PRL)"
+    method = "latent thoughts, step temperatures sharpen towards the last state (PRL)"
     source = "Tang et al. 2025 (arXiv 2503.22675)"
     config_type = ReaRecPRLConfig
     config: ReaRecPRLConfig
@@ -63,50 +64,42 @@ class ReaRecPRL(LatentReasoner):
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the last state, annealed ones of the earlier states, noise contrast."""
         config = self.config
-        base = self.base_pass(batch, self.items(batch.item_ids_BL))
-        chosen_BL, targets_T = self.targets_of(batch)
+        base = self.base_pass(batch)
+        chosen_BQ, targets_T = self.targets_of(base)
         states = self.reason(base)
-        bonus = self.repeat_bonus(batch, chosen_BL)
-        terms = {"ce": self.cross_entropy(states[-1, chosen_BL], targets_T, bonus)}
+        bonus = self.repeat_bonus(base, chosen_BQ)
+        terms = {"ce": self.cross_entropy(states[-1, chosen_BQ], targets_T, bonus)}
         steps = config.reasoning_steps
         if steps and config.step_weight > 0:
-            terms["steps"] = config.step_weight * self._early_steps(batch, states, targets_T, bonus)
+            terms["steps"] = config.step_weight * self._early_steps(base, states, bonus)
         if steps and config.contrast_weight > 0 and self._contrasting and len(targets_T):
-            contrast = self._noise_contrast(base, states, chosen_BL)
+            contrast = self._noise_contrast(base, states, chosen_BQ)
             terms["contrast"] = config.contrast_weight * contrast
         return terms
 
-    def _early_steps(
-        self, batch: SequenceBatch, states: Tensor, targets_T: Tensor, bonus: Bonus | None
-    ) -> Tensor:
+    def _early_steps(self, base: BasePass, states: Tensor, bonus: Bonus | None) -> Tensor:
         """Mean cross-entropy of the states before the last, each at its own temperature."""
-        chosen_BL, _ = self.targets_of(batch)
+        chosen_BQ, targets_T = self.targets_of(base, self.config.step_share)
         if self.config.step_share < 1:
-            drawn_T = torch.rand(len(targets_T), device=self.device) < self.config.step_share
-            kept_BL = chosen_BL.masked_scatter(chosen_BL, drawn_T)
-            chosen_BL, targets_T = kept_BL, targets_T[drawn_T]
-            bonus = self.repeat_bonus(batch, chosen_BL)
+            bonus = self.repeat_bonus(base, chosen_BQ)
         steps = self.config.reasoning_steps
         losses = [
             self.cross_entropy(
-                states[k, chosen_BL], targets_T, bonus, self.config.annealing ** (steps - k)
+                states[k, chosen_BQ], targets_T, bonus, self.config.annealing ** (steps - k)
             )
             for k in range(steps)
         ]
         return torch.stack(losses).mean()
 
-    def _noise_contrast(self, base: BasePass, states: Tensor, chosen_BL: Tensor) -> Tensor:
+    def _noise_contrast(self, base: BasePass, states: Tensor, chosen_BQ: Tensor) -> Tensor:
         """InfoNCE between noisy and clean thoughts at one drawn position per row."""
-        rows_R = chosen_BL.any(dim=1)
-        # Rows without a target draw from a uniform weight and are dropped afterwards.
-        weights_BL = torch.where(rows_R[:, None], chosen_BL, True).float()
-        places_B1 = torch.multinomial(weights_BL, 1)
-        noisy_SBD = self.reason(base, places_B1, noise=self.config.noise)[:, :, 0]
-        index = places_B1[None, :, :, None].expand(len(states), -1, -1, states.shape[-1])
-        clean_SBD = states.gather(2, index)[:, :, 0]
+        rows_R, places_R = draw_places(chosen_BQ)
+        places_B1 = places_R.new_zeros(len(chosen_BQ), 1).index_put((rows_R,), places_R[:, None])
+        noisy_SBD = self.reason(base.at(places_B1), noise=self.config.noise)[:, :, 0]
+        clean_SRD = states[:, rows_R, places_R]
         per_step = [
-            in_batch_contrast(self.scale_queries(noisy[rows_R]), self.contrast_keys(clean[rows_R]))
-            for noisy, clean in zip(noisy_SBD[1:], clean_SBD[1:], strict=True)
+            in_batch_contrast(self.scale_queries(noisy_RD), self.contrast_keys(clean_RD))
+            for noisy_RD, clean_RD in zip(noisy_SBD[1:, rows_R], clean_SRD[1:], strict=True)
         ]
         return torch.stack(per_step).mean()
 

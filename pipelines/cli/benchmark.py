@@ -15,7 +15,8 @@ def benchmark(
     ranker: Annotated[str, typer.Option(help="Name of the ranker; see `reckoner rankers`.")],
     out: Annotated[Path, typer.Option(help="JSON file to write.")],
     protocol: Annotated[str, typer.Option(help="temporal or leave-one-out.")] = "temporal",
-    seeds: Annotated[int, typer.Option(help="Runs, with seeds 0, 1, ...")] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs, with seeds that follow one another.")] = 1,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first run's seed.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     cpu_seconds: Annotated[
         float | None,
@@ -25,6 +26,9 @@ def benchmark(
         list[str] | None,
         typer.Option("--set", help="key=value of the ranker or the training recipe; repeatable."),
     ] = None,
+    validation_only: Annotated[
+        bool, typer.Option(help="Report validation alone, to tune by; test is not looked at.")
+    ] = False,
     users_out: Annotated[
         Path | None, typer.Option(help="Also write each test user's NDCG@10 per seed (.npz).")
     ] = None,
@@ -34,12 +38,24 @@ def benchmark(
 
     Example: reckoner benchmark --dataset data/beauty --ranker sasrec --set dim=64 --out sasrec.json
     """
-    from pipelines.benchmark import run
+    from pipelines.benchmark import run, validate
+    from pipelines.benchmark_request import Order
 
-    result = run(
-        dataset, ranker, protocol, seeds, threads, cpu_seconds, key_values(settings), out, users_out
+    order = Order(
+        dataset,
+        ranker,
+        protocol,
+        seeds,
+        threads,
+        cpu_seconds,
+        key_values(settings),
+        out,
+        first_seed,
     )
-    answer(result, as_json, lambda report: _table(report, out))
+    if validation_only:
+        answer(validate(order), as_json)
+        return
+    answer(run(order, users_out), as_json, lambda report: _table(report, out))
 
 
 def _table(report: dict[str, Any], out: Path) -> str:

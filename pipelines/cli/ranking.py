@@ -12,7 +12,8 @@ from pipelines.cli.options import DryRun, Json, Lake, PartitionOption, execute, 
 def train_ranker(
     partition: PartitionOption,
     recipe: Annotated[
-        str | None, typer.Option(help="smoke, nightly or large; default: train.recipe.")
+        str | None,
+        typer.Option(help="smoke, nightly, large or a ranker's name; default: train.recipe."),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -9,6 +9,7 @@ import ray
 import structlog
 
 from pipelines.errors import ServiceUnavailable
+from pipelines.io.reachable import require_answer
 from pipelines.settings import RaySettings
 
 log = structlog.get_logger()
@@ -46,6 +47,8 @@ def ray_cluster(settings: RaySettings) -> Iterator[None]:
 
 
 def _join(address: str) -> None:
+    if address != "auto":
+        require_answer("Ray", address, "RECKONER_RAY__ADDRESS")
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError) as error:

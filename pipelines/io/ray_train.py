@@ -10,14 +10,15 @@ import ray.train.torch
 import torch
 from torch import Tensor
 
+from models.base import Ranker
 from models.batch import SequenceBatch
+from models.fitting import Forward
 from pipelines.errors import InputError
 from pipelines.io.cluster import ray_cluster
 from pipelines.io.progress import progress_board
 from pipelines.io.training_job import (
     KEPT,
     FolderDesk,
-    Forward,
     Job,
     Team,
     Trained,
@@ -78,7 +79,7 @@ def _worker(config: dict[str, Any]) -> None:
     world = context.get_world_size()
     device = ray.train.torch.get_device()
 
-    def wrap(ranker: torch.nn.Module) -> Forward:
+    def wrap(ranker: Ranker) -> Forward:
         if world == 1:
             return ranker
         return _all_or_none_finite(ray.train.torch.prepare_model(ranker), device)

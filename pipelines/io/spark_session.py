@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
+from pipelines.io.reachable import require_answer
 from pipelines.io.spark_lake import LakeSource
 from pipelines.settings import SparkSettings
 
@@ -57,7 +58,13 @@ def _running() -> SparkSession | None:
 
 
 def build(settings: SparkSettings, app: str) -> SparkSession:
-    """Start a session with the settings' master, memory and configuration."""
+    """Start a session with the settings' master, memory and configuration.
+
+    Raises:
+        ServiceUnavailable: the master does not answer.
+    """
+    if settings.master.startswith(("spark://", "sc://")):
+        require_answer("Spark", settings.master, "RECKONER_SPARK__MASTER")
     builder = SparkSession.builder.appName(f"reckoner {app}")
     if settings.master.startswith("sc://"):
         builder = builder.remote(settings.master)

@@ -24,6 +24,7 @@ from torch import Tensor
 from models.base import Ranker
 from models.registry import from_spec
 from pipelines.errors import InputError, ServiceUnavailable
+from pipelines.io.reachable import require_answer
 from pipelines.settings import Settings
 
 log = structlog.get_logger()
@@ -79,6 +80,8 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         self.tracking_uri, self.artifact_root = _addresses(settings)
+        if self.tracking_uri.startswith("http"):
+            require_answer("MLflow", self.tracking_uri, "RECKONER_MLFLOW__TRACKING_URI")
         with _reaching(self.tracking_uri):
             self._client = MlflowClient(self.tracking_uri, self.tracking_uri)
 

@@ -18,8 +18,8 @@ import torch
 from pyarrow.fs import FileSystem, FileType
 from torch import Tensor
 
-from models.batch import SequenceBatch
-from models.fitting import EpochResult, FitConfig, Fitter, NonFiniteLossError, StepState
+from models.base import Ranker
+from models.fitting import EpochResult, FitConfig, Fitter, Forward, NonFiniteLossError, StepState
 from models.registry import from_spec
 from pipelines.errors import InputError
 from pipelines.histories import Shard, read_histories, split_histories
@@ -32,7 +32,6 @@ log = structlog.get_logger()
 FINAL = "final"
 FINAL_FILE = "final.pt"
 KEPT = 2
-Forward = Callable[[SequenceBatch], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ class Team:
     rank: int
     world: int
     device: torch.device
-    wrap: Callable[[torch.nn.Module], Forward]
+    wrap: Callable[[Ranker], Forward]
     reduce_sum: Callable[[Tensor], Tensor]
 
 
@@ -162,7 +161,7 @@ def _fitter(job: Job, team: Team) -> Fitter:
         rank=team.rank,
         world=team.world,
         device=team.device,
-        forward=team.wrap(ranker),
+        wrap=team.wrap,
         reduce_sum=team.reduce_sum,
         num_batches=job.num_batches,
     )

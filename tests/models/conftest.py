@@ -28,18 +28,38 @@ def random_store(
     return SequenceStore.from_lists(items, times, actions, [f"u{i}" for i in range(rows)])
 
 
-def small_ranker(name: str, store: SequenceStore, seed: int = 0, **overrides: object) -> Ranker:
-    """Build a ranker small enough for tests, statistics fitted, weights moved off their start."""
+def small_ranker(
+    name: str,
+    store: SequenceStore,
+    seed: int = 0,
+    upto: str | None = None,
+    **overrides: object,
+) -> Ranker:
+    """Build a ranker small enough for tests, statistics fitted, weights moved off their start.
+
+    It stands in its last training stage, or in stage `upto`.
+    """
     fields = registry.config_class(name).model_fields
     small = {"dim": 16, "max_length": 12, "num_heads": 2, "dropout": 0.2}
     settings = {key: value for key, value in small.items() if key in fields} | overrides
     torch.manual_seed(seed)
     ranker = registry.build(name, NUM_ITEMS, **settings)
     ranker.fit_statistics(store)
-    with torch.no_grad():
-        for parameter in ranker.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    _move(ranker)
+    for stage in ranker.stages[1:]:
+        if upto == ranker.stages[0]:
+            break
+        ranker.start_stage(stage)
+        _move(ranker)
+        if upto == stage:
+            break
     return ranker.eval()
+
+
+@torch.no_grad()
+def _move(ranker: Ranker) -> None:
+    for parameter in ranker.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from models import registry
 from models.batch import SequenceBatch
 from models.evaluation import Holdout, leave_one_out_split
 from models.fitting import FitConfig, Fitter, NonFiniteLossError, StepState
+from models.rankers.sasrec import SASRec, SASRecConfig
 from models.sequences import SequenceStore
 from tests.models.conftest import NUM_ITEMS, random_store
 
-NAMES = ["sasrec", "rearec-erl", "rearec-prl"]
+NAMES = ["sasrec", "rearec-erl", "rearec-prl", "dtrec"]
 CONFIG = FitConfig(batch_size=8, max_epochs=4, lr=1e-2, patience=2, seed=3, random_crop=True)
 
 
@@ -141,6 +142,61 @@ def test_best_weights_come_back_and_patience_ends_training(
     assert_same_state(dict(fitter.ranker.state_dict()), seen[1])
     with pytest.raises(ValueError, match="finished"):
         fitter.run_epoch()
+
+
+class TwoStages(SASRec):
+    """Learns everything first and its item vectors alone afterwards."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("all", "items")
+
+    def start_stage(self, stage: str) -> None:
+        self.encoder.requires_grad_(stage == "all")
+
+
+def two_stages(recipe: FitConfig) -> Fitter:
+    split = leave_one_out_split(random_store(rows=60))
+    torch.manual_seed(0)
+    ranker = TwoStages(SASRecConfig(dim=16, max_length=12), NUM_ITEMS)
+    ranker.fit_statistics(split.train)
+    return Fitter(ranker, split.train, recipe, split.validation)
+
+
+def test_stages_follow_one_another_and_freeze_what_they_say() -> None:
+    fitter = two_stages(CONFIG.model_copy(update={"max_epochs": 3, "patience": 99}))
+    for _ in range(3):
+        fitter.run_epoch()
+    before = copy.deepcopy(dict(fitter.ranker.state_dict()))
+    fitter.fit()
+    assert [point.stage for point in fitter.curve] == ["all"] * 3 + ["items"] * 3
+    after = dict(fitter.ranker.state_dict())
+    frozen = [name for name in before if name.startswith("encoder.")]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["items.weight"], after["items.weight"])
+
+
+def test_a_later_stage_resumes_bit_for_bit() -> None:
+    recipe = CONFIG.model_copy(update={"max_epochs": 2, "patience": 99})
+    whole = two_stages(recipe)
+    whole.fit()
+    broken = two_stages(recipe)
+    for _ in range(3):
+        broken.run_epoch()
+    state = broken.state_dict()
+    resumed = two_stages(recipe)
+    resumed.load_state_dict(state)
+    resumed.fit()
+    assert_same_state(dict(resumed.ranker.state_dict()), dict(whole.ranker.state_dict()))
+    assert [point.epoch for point in resumed.curve] == [0, 1, 2, 3]
+
+
+def test_stages_share_a_cpu_budget() -> None:
+    fitter = two_stages(CONFIG.model_copy(update={"cpu_seconds": 0.4}))
+    fitter.fit()
+    first = [point for point in fitter.curve if point.stage == "all"]
+    assert 0.2 <= first[-1].cpu_seconds < fitter.cpu_seconds
+    assert fitter.cpu_seconds >= 0.4
 
 
 def test_a_cpu_budget_ends_training_whatever_the_epochs() -> None:

@@ -32,9 +32,10 @@ def known_scores(ranker: Ranker, batch: SequenceBatch) -> Tensor:
     return all_scores(ranker, batch)[:, ranker.known_N1]
 
 
-def test_the_six_rankers_are_found() -> None:
-    expected = {"popularity", "last-transition", "tgh", "sasrec", "rearec-erl", "rearec-prl"}
-    assert expected <= set(NAMES)
+def test_the_rankers_are_found() -> None:
+    heuristics = {"popularity", "last-transition", "tgh"}
+    backbones = {"sasrec", "hstu"}
+    assert heuristics | backbones | {"rearec-erl", "rearec-prl"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,7 +100,7 @@ def test_padding_on_the_left_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_unknown_items_in_a_history_are_skipped(name: str, store: SequenceStore) -> None:
     ranker = small_ranker(name, store)
-    clean = SequenceStore.from_lists([[3, 5, 7], [4]])
+    clean = SequenceStore.from_lists([[3, 5, 7], [4]], [[0, 2, 3], [1]])
     # Never seen in training, and beyond the catalogue altogether.
     dirty = SequenceStore.from_lists([[3, NUM_ITEMS, 5, 7, 900], [901, 4, NUM_ITEMS - 1]])
     a = known_scores(ranker, collate(clean, np.arange(2), LENGTH))
@@ -187,7 +188,7 @@ def test_contributions_point_at_real_positions(name: str, store: SequenceStore) 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_contributions_return_to_where_the_items_stood(name: str, store: SequenceStore) -> None:
     ranker = small_ranker(name, store)
-    clean = collate(SequenceStore.from_lists([[3, 5, 7]]), np.array([0]), 5)
+    clean = collate(SequenceStore.from_lists([[3, 5, 7]], [[0, 2, 3]]), np.array([0]), 5)
     dirty = collate(SequenceStore.from_lists([[3, NUM_ITEMS, 5, 7, 900]]), np.array([0]), 5)
     items = torch.tensor([[2, 9]])
     there = ranker.contributions(clean, items)[0, :, 2:]
@@ -209,8 +210,9 @@ def test_gradients_are_finite_with_rows_of_padding(name: str, store: SequenceSto
     total.backward()
     assert torch.isfinite(total)
     for parameter in ranker.parameters():
-        assert parameter.grad is not None
-        assert torch.isfinite(parameter.grad).all()
+        if parameter.requires_grad:
+            assert parameter.grad is not None
+            assert torch.isfinite(parameter.grad).all()
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
@@ -250,8 +252,9 @@ def test_learns_a_small_log_by_heart(name: str) -> None:
         name, NUM_ITEMS, dim=32, max_length=LENGTH, dropout=0.0, repeats="plain"
     )
     ranker.fit_statistics(store)
-    fitter = Fitter(ranker, store, FitConfig(batch_size=32, max_epochs=150, lr=5e-3, patience=999))
-    fitter.fit()
+    epochs = max(150 // len(ranker.stages), 75)
+    recipe = FitConfig(batch_size=32, max_epochs=epochs, lr=5e-3, patience=999)
+    Fitter(ranker, store, recipe).fit()
     history = store.drop_last(1)
     last = torch.tensor([row[-1] for row in rows])
     best = ranker.scores(encode_rows(ranker, history), 0, NUM_ITEMS + 1).argmax(dim=1)
@@ -285,5 +288,10 @@ def test_training_items_beyond_the_catalogue_are_an_error(name: str) -> None:
 def _without_randomness(name: str) -> dict[str, Any]:
     """Settings that leave no draw in the loss."""
     fields = registry.config_class(name).model_fields
-    settings: dict[str, Any] = {"step_share": 1.0, "contrast_weight": 0.0}
+    settings: dict[str, Any] = {
+        "step_share": 1.0,
+        "contrast_weight": 0.0,
+        "policy_weight": 0.0,
+        "rebuilt_weight": 0.0,
+    }
     return {key: value for key, value in settings.items() if key in fields}

@@ -1,7 +1,6 @@
 """The benchmark command: what it writes, what it refuses."""
 
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import benchmark
+from pipelines import benchmark_request
 from pipelines.cli.main import main
 from pipelines.io.dataset import read_dataset
+from tests.pipelines.walks import events, write_walks
 
 METRICS = {"ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr@10", "coverage@10", "gini@10"}
 SLICES = {"all", "warm", "cold", "short", "long", "head", "tail"}
@@ -21,32 +21,11 @@ CONTRACT = {
     "targets_per_second", "users_per_second", "peak_memory_mb", "epochs", "num_parameters",
     "config",
 }  # fmt: skip
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def events(rows: list[tuple[str, str, int]]) -> pa.Table:
-    return pa.table(
-        {
-            "user_id": [row[0] for row in rows],
-            "item_id": [row[1] for row in rows],
-            "action": ["view"] * len(rows),
-            "ts": pa.array(
-                [START + timedelta(hours=row[2]) for row in rows], pa.timestamp("us", "UTC")
-            ),
-        }
-    )
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """120 users who walk through a catalogue of 30 items in its own order, at random times."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for user in range(120):
-        hours, first = np.sort(rng.integers(0, 2000, 8)).tolist(), int(rng.integers(0, 30))
-        rows += [(f"u{user}", f"i{(first + n) % 30:02}", hours[n]) for n in range(8)]
-    rows += [(f"u{user}", "new", 2001) for user in range(5)]
-    pq.write_table(events(rows), tmp_path / "events.parquet")
+    write_walks(tmp_path)
     return tmp_path
 
 
@@ -94,6 +73,7 @@ def test_training_beats_popularity_and_reports_its_work(
     ]
     result = measure(shop, "rearec-prl", *words, "--set", "reasoning_steps=1")
     assert result["versus"]["popularity"]["low"] > 0
+    assert result["best_step_oracle"]["ndcg@10"] >= result["metrics"]["ndcg@10"]
     assert 1 <= result["epochs"] <= 6
     assert result["targets_per_second"] > 0
     assert result["num_parameters"] > 0
@@ -139,7 +119,7 @@ def test_the_model_never_hears_of_later_items(shop: Path) -> None:
     assert data.items.tolist()[-1] == "new"
     from models.evaluation import temporal_split
 
-    split = benchmark._trained_items_first(temporal_split(data.store))
+    split = benchmark_request.trained_items_first(temporal_split(data.store))
     _, places = split.train.flat_events()
     trained = np.unique(split.train.items[places])
     assert trained.tolist() == list(range(1, len(trained) + 1))
@@ -248,3 +228,16 @@ def test_real_data_split_has_the_published_sizes(shared_data: Path) -> None:
     from models.evaluation import temporal_split
 
     assert len(temporal_split(data.store).test) == 5_585
+
+
+def test_validation_alone_tunes_without_a_look_at_the_test(shop: Path) -> None:
+    words = ("--set", "dim=8", "--set", "max_epochs=2")
+    tuned = measure(shop, "sasrec", "--validation-only", "--first-seed", "3", *words)
+    assert tuned["validation_ndcg@10"] > 0
+    assert tuned["seed"] == 3
+    assert "metrics" not in tuned
+    judged = measure(shop, "sasrec", "--first-seed", "3", *words)
+    assert judged["seed"] == 3
+    assert judged["validation_ndcg@10"] == tuned["validation_ndcg@10"]
+    assert call("--dataset", str(shop), "--ranker", "tgh", "--validation-only",
+                "--out", str(shop / "out.json")) == 2  # fmt: skip

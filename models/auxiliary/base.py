@@ -1,0 +1,92 @@
+"""What an auxiliary objective is, and the fixed training windows that it looks at.
+
+Shape legend: W windows, L positions, B rows, Q places, P states.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.batch import SequenceBatch, collate
+from models.encoders.base import BasePass
+from models.sequences import SequenceStore
+
+if TYPE_CHECKING:
+    from models.sequential import SequentialRanker
+
+ENCODE_ROWS = 256
+
+
+class AuxiliarySettings(BaseModel):
+    """Settings of every auxiliary objective.
+
+    Attributes:
+        windows: Training windows, drawn once, that clusters and neighbours are taken from.
+        temperature: Divides the contrasts' dot products.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    windows: int = Field(default=1024, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class Auxiliary(nn.Module, ABC):
+    """An objective beside a ranker's own, and a fixed sample of the training rows' windows.
+
+    Attributes:
+        windows_3WL: int64: item ids, times and actions of the sample, left padded with zeros; rows
+            of zeros where there are fewer training rows.
+    """
+
+    windows_3WL: Tensor
+
+    def __init__(self, settings: AuxiliarySettings, max_length: int) -> None:
+        super().__init__()
+        shape = (3, settings.windows, max_length)
+        self.register_buffer("windows_3WL", torch.zeros(shape, dtype=torch.int64))
+
+    def fit_statistics(self, store: SequenceStore) -> None:
+        """Keep the newest windows of training rows that a fixed seed draws."""
+        rows = np.flatnonzero(store.lengths >= 2)
+        _, count, length = self.windows_3WL.shape
+        drawn = np.sort(np.random.default_rng(0).permutation(rows)[:count])
+        batch = collate(store, drawn, length, with_targets=True)
+        self.windows_3WL.zero_()
+        kept = (batch.item_ids_BL, batch.times_BL, batch.actions_BL)
+        self.windows_3WL[:, : len(drawn)] = torch.stack(kept).to(self.windows_3WL.device)
+
+    def windows(self) -> SequenceBatch:
+        """Return the sample as one batch."""
+        ids_WL, times_WL, actions_WL = self.windows_3WL
+        return SequenceBatch(ids_WL, ids_WL > 0, times_WL, actions_WL)
+
+    @torch.no_grad()
+    def window_states(self, ranker: "SequentialRanker") -> Tensor:
+        """Encode the sample without dropout: [W, L, D]."""
+        was_training = ranker.training
+        ranker.eval()
+        every, states = self.windows(), []
+        for first in range(0, len(every.item_ids_BL), ENCODE_ROWS):
+            rows = slice(first, first + ENCODE_ROWS)
+            batch = SequenceBatch(
+                every.item_ids_BL[rows],
+                every.valid_BL[rows],
+                every.times_BL[rows],
+                every.actions_BL[rows],
+            )
+            states.append(ranker.encoder(batch, ranker.items(batch.item_ids_BL)).hidden_BQD)
+        ranker.train(was_training)
+        return torch.cat(states)
+
+    @abstractmethod
+    def refresh(self, ranker: "SequentialRanker") -> None:
+        """Derive clusters or neighbours from the weights at the start of an epoch."""
+
+    @abstractmethod
+    def losses(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
+        """Return named, weighted terms for a training batch that the ranker has encoded."""

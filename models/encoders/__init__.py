@@ -1,0 +1,1 @@
+"""Encoders of behaviour sequences: the backbones that rankers and reasoning stand on."""

@@ -1,0 +1,218 @@
+"""Base of the rankers that encode a history position by position and learn from every next item.
+
+Shape legend: B rows, L positions, Q places, D width, T real targets, E entries, N catalogue size.
+"""
+
+from typing import Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.auxiliary.base import Auxiliary
+from models.auxiliary.settings import AuxiliaryChoices, build_auxiliaries
+from models.batch import SequenceBatch
+from models.encoders.base import BasePass, Encoder
+from models.encoders.bidirectional import BidirectionalEncoder
+from models.encoders.hstu import HSTUEncoder
+from models.encoders.transformer import Placing, TransformerEncoder
+from models.layers.attention import BlockSettings
+from models.losses import (
+    Bonus,
+    draw_negatives,
+    full_cross_entropy,
+    generalised_binary_cross_entropy,
+    sampled_cross_entropy,
+)
+from models.neural import NeuralConfig, NeuralRanker
+from models.prefixes import draw_prefixes, num_prefixes
+from models.sequences import SequenceStore
+
+ENCODERS = {"sasrec": TransformerEncoder, "hstu": HSTUEncoder, "bert4rec": BidirectionalEncoder}
+
+
+class SequentialConfig(NeuralConfig):
+    """Settings of a ranker on a sequence encoder.
+
+    Attributes:
+        backbone: The encoder: causal self-attention, gated attention with a relative bias, or
+            self-attention in both directions.
+        inner: Width of the feed-forward layers; 0 means 4 x dim. "hstu" has none.
+        norm: Where LayerNorm stands in a block; "hstu" always normalises before.
+        activation: Non-linearity of the feed-forward layers.
+        position_encoding: "learned" adds a vector per position, "rotary" turns queries and keys.
+        time_bias: Add a learned number per bucket of elapsed time to attention scores (see
+            `models.layers.relative`); "hstu" always does.
+        embedding_norm: LayerNorm on the sum of item and position vectors.
+        prefixes_per_row: Prefixes that a training row is cut to, drawn afresh for each batch, where
+            the encoder reads ahead; any other learns from every position.
+        auxiliary: Objectives to learn by beside the ranker's own: "icsrec", "sra-cl", or their
+            settings, such as {"name": "icsrec", "fine_weight": 0.2}.
+    """
+
+    backbone: Literal["sasrec", "hstu", "bert4rec"] = "sasrec"
+    inner: int = Field(default=0, ge=0)
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["gelu", "relu"] = "gelu"
+    position_encoding: Literal["learned", "rotary"] = "learned"
+    time_bias: bool = False
+    embedding_norm: bool = True
+    prefixes_per_row: int = Field(default=2, ge=1)
+    auxiliary: AuxiliaryChoices = ()
+
+
+def build_encoder(config: SequentialConfig) -> Encoder:
+    """Build the encoder that the settings name, untrained."""
+    gated = config.backbone == "hstu"
+    settings = BlockSettings(
+        dim=config.dim,
+        num_heads=config.num_heads,
+        inner=config.inner or 4 * config.dim,
+        dropout=config.dropout,
+        norm="pre" if gated else config.norm,
+        activation=config.activation,
+    )
+    placing = Placing(
+        max_length=config.max_length,
+        encoding=config.position_encoding,
+        event_bias=gated,
+        time_bias=gated or config.time_bias,
+    )
+    return ENCODERS[config.backbone](settings, config.num_layers, placing, config.embedding_norm)
+
+
+class SequentialRanker(NeuralRanker):
+    """An item table, an encoder over it, and losses at every position with a next item."""
+
+    config_type = SequentialConfig
+    config: SequentialConfig
+
+    def __init__(self, config: SequentialConfig, num_items: int) -> None:
+        super().__init__(config, num_items)
+        self.encoder = build_encoder(config)
+        self.auxiliary = build_auxiliaries(
+            config.auxiliary, config.max_length, config.dim, num_items
+        )
+        self._latest_pass: BasePass | None = None
+
+    @property
+    def auxiliaries(self) -> list[Auxiliary]:
+        """The objectives beside the ranker's own."""
+        return [cast(Auxiliary, one) for one in self.auxiliary]
+
+    def fit_statistics(self, store: SequenceStore) -> None:
+        """Mark the known items; let auxiliary objectives keep their sample of the rows."""
+        super().fit_statistics(store)
+        for one in self.auxiliaries:
+            one.fit_statistics(store)
+
+    def refresh(self) -> None:
+        """Let auxiliary objectives derive what the coming epoch learns by."""
+        for one in self.auxiliaries:
+            one.refresh(self)
+
+    def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Return `losses` and the terms of the auxiliary objectives."""
+        terms = self.losses(batch)
+        base, self._latest_pass = self._latest_pass, None
+        for one in self.auxiliaries:
+            base = base or self.base_pass(batch)
+            terms |= one.losses(self, base)
+        return terms
+
+    def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
+        """Cross-entropy of the next item at every place that has one."""
+        base = self.base_pass(batch)
+        chosen_BQ, targets_T = self.targets_of(base)
+        states_TD = base.hidden_BQD[chosen_BQ]
+        return {"ce": self.cross_entropy(states_TD, targets_T, self.repeat_bonus(base, chosen_BQ))}
+
+    def num_learnt(self, batch: SequenceBatch) -> int:
+        """Count the targets of a batch that `losses` learns from."""
+        if self.encoder.reads_ahead:
+            return num_prefixes(batch, self.config.prefixes_per_row)
+        return super().num_learnt(batch)
+
+    def base_pass(self, batch: SequenceBatch) -> BasePass:
+        """Encode a training batch, seen from the places that learn.
+
+        These are all positions, or the ends of drawn prefixes where the encoder reads ahead: losses
+        speak of the pass and its own batch, not of the batch that came in.
+        """
+        if self.encoder.reads_ahead:
+            batch = draw_prefixes(batch, self.config.prefixes_per_row)
+        base: BasePass = self.encoder(batch, self.items(batch.item_ids_BL))
+        base = base.at_last() if self.encoder.reads_ahead else base
+        # Auxiliary objectives look at the same pass.
+        self._latest_pass = base if self.auxiliaries and self.training else None
+        return base
+
+    def targets_of(self, base: BasePass, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mark the places with a target, bool [B, Q], and list their targets, int64 [T].
+
+        Args:
+            base: The pass that is learnt from.
+            share: Mark about this share of them, drawn afresh: a mean over them is the same in
+                expectation at a fraction of the cost.
+        """
+        assert base.batch.targets_BL is not None, "training batches carry targets"
+        targets_BQ = base.batch.targets_BL.gather(1, base.places_BQ)
+        chosen_BQ = (targets_BQ > 0) & base.batch.valid_BL.gather(1, base.places_BQ)
+        if share < 1:
+            chosen_BQ &= torch.rand(chosen_BQ.shape, device=chosen_BQ.device) < share
+        return chosen_BQ, targets_BQ[chosen_BQ]
+
+    def repeat_bonus(self, base: BasePass, chosen_BQ: Tensor) -> Bonus | None:
+        """Point the learned repeat number at what each target's place has behind it."""
+        bias = self.repeat_bias
+        if bias is None:
+            return None
+        batch, ids_BL = base.batch, base.batch.item_ids_BL
+        square = (batch.length, batch.length)
+        past_LL = torch.ones(square, dtype=torch.bool, device=self.device).tril()
+        earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]) & past_LL.tril(-1)
+        first_BL = batch.valid_BL & ~earlier_BLL.any(dim=2)
+        of_row, at = chosen_BQ.nonzero(as_tuple=True)
+        past_TL = past_LL[base.places_BQ[of_row, at]]
+        rows_E, places_E = (first_BL[of_row] & past_TL).nonzero(as_tuple=True)
+        return Bonus(rows_E, ids_BL[of_row[rows_E], places_E] - 1, bias)
+
+    def cross_entropy(
+        self, states_TD: Tensor, targets_T: Tensor, bonus: Bonus | None, temperature: float = 1.0
+    ) -> Tensor:
+        """Judge states against their targets by the settings' loss, at an extra temperature."""
+        config, rows_T = self.config, targets_T - 1
+        queries_TD = self.scale_queries(states_TD) / temperature
+        bonus = bonus if bonus is None or temperature == 1.0 else bonus.over(temperature)
+        shares_T = None
+        if config.propensity_power > 0:
+            weights_T = self.weights_N[rows_T]
+            shares_T = weights_T / weights_T.sum().clamp(min=1.0)
+        if config.loss == "ce":
+            vectors_ND = self.training_vectors()
+            return full_cross_entropy(queries_TD, vectors_ND, rows_T, bonus, shares_T)
+        if config.negative_sampling == "popularity":
+            counts_N = self.counts_N
+        else:
+            counts_N = torch.ones(self.num_items, device=self.device)
+        drawn = draw_negatives(config.negatives, counts_N)
+        # One look-up: each would cost the table a gradient of its own.
+        vectors = self.vectors_of(torch.cat([targets_T, drawn.ids_M + 1]))
+        wanted_TD, vectors_MD = torch.split(vectors, [len(rows_T), len(drawn.ids_M)])
+        judged = (queries_TD, wanted_TD, vectors_MD, rows_T, drawn)
+        if config.loss == "sampled":
+            return sampled_cross_entropy(*judged, bonus, shares_T)
+        return generalised_binary_cross_entropy(*judged, config.gbce_t, bonus, shares_T)
+
+    def training_vectors(self) -> Tensor:
+        """Item vectors that the loss ranks, [N, D]: row i is item i + 1."""
+        return self.item_vectors(1, self.num_items + 1)
+
+    def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        """Score with what `final_states` makes of the encoder's pass; nothing for empty rows."""
+        state_BD = self.final_states(self.encoder(batch, items_BLD))
+        return state_BD * batch.valid_BL[:, -1:]
+
+    def final_states(self, base: BasePass) -> Tensor:
+        """Turn a base pass into each row's scoring state: [B, D]."""
+        return base.hidden_BQD[:, -1]

@@ -1,0 +1,122 @@
+"""What a benchmark is asked for: an order on the command line, and the opened request behind it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.base import RankerConfig
+from models.evaluation import Holdout, Split, leave_one_out_split, temporal_split
+from models.fitting import FitConfig
+from models.sequences import SequenceStore
+from pipelines.benchmark_settings import split_settings
+from pipelines.errors import InputError
+from pipelines.io.dataset import Dataset, read_dataset
+
+PROTOCOLS = ("temporal", "leave-one-out")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A benchmark as the command line asks for it.
+
+    Attributes:
+        dataset: Folder with `events.parquet`.
+        ranker: Name in the registry.
+        protocol: "temporal" or "leave-one-out".
+        seeds: Runs with seeds that follow one another; more than one adds a summary.
+        threads: CPU threads for torch.
+        cpu_seconds: Stop training at that much process CPU time; None stops on validation.
+        settings: Settings of the ranker or of the training recipe, as text.
+        out: JSON file to write.
+        first_seed: The first run's seed.
+    """
+
+    dataset: Path
+    ranker: str
+    protocol: str
+    seeds: int
+    threads: int
+    cpu_seconds: float | None
+    settings: dict[str, str]
+    out: Path
+    first_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured."""
+
+    dataset: Dataset
+    ranker: str
+    protocol: str
+    config: RankerConfig
+    recipe: FitConfig
+    threads: int
+
+    @property
+    def repeats_allowed(self) -> bool:
+        """Whether the main numbers rank seen items along with the rest."""
+        return self.protocol == "temporal"
+
+
+def open_request(order: Order) -> tuple[Request, Split]:
+    """Check an order and read what it names.
+
+    Raises:
+        InputError: If the dataset, ranker, protocol or a setting is not usable.
+    """
+    if order.protocol not in PROTOCOLS:
+        raise InputError(f"--protocol {order.protocol!r}: known are temporal and leave-one-out")
+    for name, number in (("--seeds", order.seeds), ("--threads", order.threads)):
+        if number < 1:
+            raise InputError(f"{name} {number}: at least 1 is needed")
+    if not order.out.parent.is_dir():
+        raise InputError(f"--out {order.out}: folder {order.out.parent} does not exist")
+    config, recipe = split_settings(order.ranker, order.protocol, order.cpu_seconds, order.settings)
+    data = read_dataset(order.dataset)
+    if order.protocol == "temporal" and data.order_only:
+        raise InputError(
+            f"{order.dataset}/events.parquet: ts counts positions, not time; "
+            "use --protocol leave-one-out"
+        )
+    torch.set_num_threads(order.threads)
+    request = Request(data, order.ranker, order.protocol, config, recipe, order.threads)
+    return request, trained_items_first(_split(request))
+
+
+def _split(request: Request) -> Split:
+    store = request.dataset.store
+    try:
+        split = (
+            temporal_split(store) if request.protocol == "temporal" else leave_one_out_split(store)
+        )
+    except ValueError as error:
+        raise InputError(f"{request.dataset.name}/events.parquet: {error}") from error
+    if not len(split.test) or not len(split.validation):
+        raise InputError(
+            f"{request.dataset.name}/events.parquet: {len(split.validation)} users to validate and "
+            f"{len(split.test)} to test under the {request.protocol} protocol: too few"
+        )
+    return split
+
+
+def trained_items_first(split: Split) -> Split:
+    """Number the training items 1..N and all later ones above: the model never hears of those."""
+    _, places = split.train.flat_events()
+    store = split.train
+    top = max(int(store.items.max()), 1)
+    known = np.unique(store.items[places])
+    later = np.setdiff1d(np.arange(1, top + 1), known)
+    new_id = np.zeros(top + 1, dtype=np.int32)
+    new_id[np.concatenate([known, later])] = np.arange(1, top + 1)
+    items = new_id[store.items]
+
+    def moved(rows: SequenceStore) -> SequenceStore:
+        return SequenceStore(items, rows.times, rows.actions, rows.starts, rows.stops, rows.users)
+
+    def held(part: Holdout) -> Holdout:
+        return Holdout(moved(part.history), new_id[part.targets].astype(np.int64))
+
+    return Split(moved(store), held(split.validation), held(split.test))

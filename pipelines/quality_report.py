@@ -1,0 +1,146 @@
+"""Turn the fits of the quality study into docs/benchmarks/quality.json, tables and a picture.
+
+Run it with `python -m pipelines.quality_report`; it replaces what stands between the markers in
+docs/benchmarks.md.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.metrics import mean_ci, paired_bootstrap
+from pipelines.charts import interval_svg
+from pipelines.quality_study import CONTROL, ENTRIES, LOGS, Entry, Log, final_fit, trials_of
+
+DOCS = Path("docs")
+BEGIN, END = "<!-- quality study: generated -->", "<!-- end of the quality study -->"
+SLICES = ("warm", "cold", "short", "long", "head", "tail")
+MAX_SEEDS = 50
+
+
+def collect(log: Log) -> list[dict[str, Any]]:
+    """Sum up each row of a log that has at least one seed, best first."""
+    found = []
+    control = _per_user(log, next(entry for entry in ENTRIES if entry.label == CONTROL))
+    for entry in ENTRIES:
+        users = _per_user(log, entry)
+        if users is None:
+            continue
+        runs = [json.loads(path.read_text()) for path in _files(log, entry)]
+        averaged = users.mean(axis=0)
+        row: dict[str, Any] = {
+            "label": entry.label,
+            "seeds": len(runs),
+            "trials": sum(trial.out.exists() for trial in trials_of(log, entry)),
+            "ndcg@10": mean_ci(averaged)._asdict(),
+            "by_seed": [float(values.mean()) for values in users],
+            "recall@10": _mean(runs, "metrics", "recall@10"),
+            "validation": _mean(runs, "validation_ndcg@10"),
+            "best_step_oracle": _mean(runs, "best_step_oracle", "ndcg@10"),
+            "slices": {name: _mean(runs, "slices", name, "ndcg@10") for name in SLICES},
+            "train_cpu_seconds": _mean(runs, "seconds", "train"),
+            "users_per_second": _mean(runs, "users_per_second"),
+            "parameters": _mean(runs, "num_parameters"),
+            "config": runs[0]["config"],
+        }
+        if control is not None and entry.label != CONTROL:
+            row["gain"] = paired_bootstrap(averaged, control.mean(axis=0))._asdict()
+            row["gain_share"] = row["gain"]["mean"] / max(float(control.mean()), 1e-12)
+        found.append(row)
+    return sorted(found, key=lambda row: -float(row["ndcg@10"]["mean"]))
+
+
+def _files(log: Log, entry: Entry) -> list[Path]:
+    seeds = (final_fit(log, entry, seed, tune=False).out for seed in range(MAX_SEEDS))
+    return [path for path in seeds if path.exists()]
+
+
+def _per_user(log: Log, entry: Entry) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Every test user's NDCG@10, [seeds, users]; None where no seed has run."""
+    files = [path.with_suffix(".npz") for path in _files(log, entry)]
+    if not files:
+        return None
+    return np.concatenate([np.load(path)["ndcg_at_10"] for path in files])
+
+
+def _mean(runs: list[dict[str, Any]], *path: str) -> float | None:
+    values = []
+    for run in runs:
+        value: Any = run
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is None:
+            return None
+        values.append(float(value))
+    return sum(values) / len(values)
+
+
+def tables(log: Log, rows: list[dict[str, Any]]) -> str:
+    """Lay a log's rows out as two Markdown tables."""
+    lines = [
+        f"### {log.name}, {log.protocol}",
+        "",
+        "| ranker | seeds | trials | ndcg@10 | 95 % (users) | against sasrec | in % | recall@10 "
+        "| best-step oracle | training CPU s | users/s |",
+        "|" + " --- |" * 11,
+    ]
+    for row in rows:
+        value, gain = row["ndcg@10"], row.get("gain")
+        against = "-"
+        if gain is not None:
+            against = f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+            against = f"**{against}**" if gain["low"] > 0 else against
+        lines.append(
+            f"| {row['label']} | {row['seeds']} | {row['trials']} | {value['mean']:.4f} "
+            f"| [{value['low']:.4f}, {value['high']:.4f}] | {against} "
+            f"| {_number(row.get('gain_share'), '+.1%')} | {_number(row['recall@10'], '.4f')} "
+            f"| {_number(row['best_step_oracle'], '.4f')} "
+            f"| {_number(row['train_cpu_seconds'], '.0f')} "
+            f"| {_number(row['users_per_second'], '.0f')} |"
+        )
+    lines += ["", "| ndcg@10 | " + " | ".join(SLICES) + " |", "|" + " --- |" * (len(SLICES) + 1)]
+    for row in rows:
+        cells = (_number(row["slices"][name], ".4f") for name in SLICES)
+        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def picture(rows: list[dict[str, Any]]) -> str:
+    """Draw a log's NDCG@10 with intervals as an SVG file's text."""
+    svg = interval_svg(
+        [
+            (row["label"], row["ndcg@10"]["mean"], row["ndcg@10"]["low"], row["ndcg@10"]["high"])
+            for row in rows
+        ]
+    )
+    return svg.replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1) + "\n"
+
+
+def main() -> None:
+    """Write the JSON, the pictures and the generated part of docs/benchmarks.md."""
+    folder = DOCS / "benchmarks"
+    summary, parts = {}, []
+    for log in LOGS:
+        rows = collect(log)
+        if not rows:
+            continue
+        summary[log.name] = {"protocol": log.protocol, "rows": rows}
+        (folder / f"quality-{log.name}.svg").write_text(picture(rows))
+        image = f"![NDCG@10 on {log.name}](benchmarks/quality-{log.name}.svg)\n"
+        parts += [tables(log, rows), image]
+    (folder / "quality.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    page = DOCS / "benchmarks.md"
+    text = page.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    page.write_text("\n".join([before + BEGIN, "", *parts, END]) + after)
+
+
+if __name__ == "__main__":
+    main()
