@@ -1,6 +1,7 @@
 """Training on Ray: what is registered, what resumes, what is refused."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from tests.pipelines.planted import DS, plant
 
 STEADY = ["--recipe", "smoke", "--set", "max_epochs=14", "--set", "patience=14"]
 DEADLINE_S = 240
+OFTEN = {"RECKONER_TRAIN__CHECKPOINT_EVERY_STEPS": "2"}
+# How many moments training is killed at.
+KILLS = int(os.environ.get("RECKONER_KILLS", "1"))
 
 
 def weights(lake: str, version: str = "1") -> dict[str, torch.Tensor]:
@@ -78,37 +82,54 @@ def test_two_workers_learn_the_same_task(trained: Command, monkeypatch: pytest.M
 def test_killed_training_resumes_at_the_exact_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed, calm = plant(tmp_path / "killed"), plant(tmp_path / "calm")
-    environment = os.environ | {"RECKONER_TRAIN__CHECKPOINT_EVERY_STEPS": "2"}
-    command = [sys.executable, "-m", "pipelines.cli", "train-ranker", "--partition", DS, *STEADY]
-    command += ["--lake", killed]
-    log = tmp_path / "first.log"
+    calm = plant(tmp_path / "calm")
+    with monkeypatch.context() as patch:
+        patch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
+        assert main(["train-ranker", "--partition", DS, *STEADY, "--lake", calm]) == 0
+    undisturbed = weights(calm)
+    # Checkpoints stand at even steps, three steps make an epoch: some lie in the middle of one.
+    moments = random.Random("train").sample(range(4, 24, 2), KILLS)
+    for number, step in enumerate(moments):
+        home = tmp_path / f"killed-{number}"
+        killed = plant(home)
+        command = [sys.executable, "-m", "pipelines.cli", "train-ranker", "--partition", DS]
+        command += [*STEADY, "--lake", killed]
+        kill_after_step(command, home / "training", step, tmp_path / "first.log")
+        assert Registry(load_settings(killed)).known() == []
+        second = subprocess.run(
+            command, env=os.environ | OFTEN, capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 0, second.stderr
+        assert '"event": "resumed"' in second.stderr
+        resumed = weights(killed)
+        assert resumed.keys() == undisturbed.keys()
+        for name, value in undisturbed.items():
+            assert torch.equal(resumed[name], value), (name, step)
+        assert not list((home / "training").iterdir()), "a registered run leaves no checkpoints"
+
+
+def kill_after_step(command: list[str], folder: Path, step: int, log: Path) -> None:
+    """Start training and end it by SIGKILL once the checkpoint of a step, or a later one, stands.
+
+    Only the newest checkpoints are kept: a later one may have taken its place already.
+    """
     with log.open("wb") as sink:
-        first = subprocess.Popen(
-            command, env=environment, stderr=sink, stdout=sink, start_new_session=True
+        process = subprocess.Popen(
+            command, env=os.environ | OFTEN, stderr=sink, stdout=sink, start_new_session=True
         )
     started = time.monotonic()
-    folder = tmp_path / "killed" / "training"
     try:
-        # Mid-epoch checkpoints are named by their step; three steps make an epoch here.
-        while not list(folder.glob("*/step-000000008-*")):
-            assert first.poll() is None, log.read_text()
+        while max((steps_of(path) for path in folder.glob("*/step-*")), default=0) < step:
+            assert process.poll() is None, log.read_text()
             assert time.monotonic() - started < DEADLINE_S, log.read_text()
             time.sleep(0.05)
     finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
-    assert Registry(load_settings(killed)).known() == []
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stderr
-    assert '"event": "resumed"' in second.stderr
-    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
-    assert main(["train-ranker", "--partition", DS, *STEADY, "--lake", calm]) == 0
-    resumed, undisturbed = weights(killed), weights(calm)
-    assert resumed.keys() == undisturbed.keys()
-    for name, value in undisturbed.items():
-        assert torch.equal(resumed[name], value), name
-    assert not list(folder.iterdir()), "a registered run leaves no checkpoints behind"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def steps_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
 
 
 def test_divergence_names_the_step_and_the_last_good_checkpoint(
