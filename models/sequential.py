@@ -3,7 +3,7 @@
 Shape legend: B rows, L positions, Q places, D width, T real targets, E entries, N catalogue size.
 """
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -61,8 +61,8 @@ class SequentialConfig(NeuralConfig):
     auxiliary: AuxiliaryChoices = ()
 
 
-def build_encoder(config: SequentialConfig) -> Encoder:
-    """Build the encoder that the settings name, untrained."""
+def build_encoder(config: SequentialConfig, extra_tokens: int = 0) -> Encoder:
+    """Build the encoder that the settings name, untrained; extra tokens stand beside a history."""
     gated = config.backbone == "hstu"
     settings = BlockSettings(
         dim=config.dim,
@@ -73,7 +73,7 @@ def build_encoder(config: SequentialConfig) -> Encoder:
         activation=config.activation,
     )
     placing = Placing(
-        max_length=config.max_length,
+        max_length=config.max_length + extra_tokens,
         encoding=config.position_encoding,
         event_bias=gated,
         time_bias=gated or config.time_bias,
@@ -82,14 +82,19 @@ def build_encoder(config: SequentialConfig) -> Encoder:
 
 
 class SequentialRanker(NeuralRanker):
-    """An item table, an encoder over it, and losses at every position with a next item."""
+    """An item table, an encoder over it, and losses at every position with a next item.
 
+    Attributes:
+        extra_tokens: Tokens of its own that the ranker gives the encoder beside a history.
+    """
+
+    extra_tokens: ClassVar[int] = 0
     config_type = SequentialConfig
     config: SequentialConfig
 
     def __init__(self, config: SequentialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.encoder = build_encoder(config)
+        self.encoder = build_encoder(config, self.extra_tokens)
         self.auxiliary = build_auxiliaries(
             config.auxiliary, config.max_length, config.dim, num_items
         )
@@ -139,13 +144,16 @@ class SequentialRanker(NeuralRanker):
         These are all positions, or the ends of drawn prefixes where the encoder reads ahead: losses
         speak of the pass and its own batch, not of the batch that came in.
         """
-        if self.encoder.reads_ahead:
-            batch = draw_prefixes(batch, self.config.prefixes_per_row)
-        base: BasePass = self.encoder(batch, self.items(batch.item_ids_BL))
-        base = base.at_last() if self.encoder.reads_ahead else base
+        base = self._training_pass(batch)
         # Auxiliary objectives look at the same pass.
         self._latest_pass = base if self.auxiliaries and self.training else None
         return base
+
+    def _training_pass(self, batch: SequenceBatch) -> BasePass:
+        if self.encoder.reads_ahead:
+            batch = draw_prefixes(batch, self.config.prefixes_per_row)
+        base: BasePass = self.encoder(batch, self.items(batch.item_ids_BL))
+        return base.at_last() if self.encoder.reads_ahead else base
 
     def targets_of(self, base: BasePass, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """Mark the places with a target, bool [B, Q], and list their targets, int64 [T].
@@ -167,11 +175,11 @@ class SequentialRanker(NeuralRanker):
         bias = self.repeat_bias
         if bias is None:
             return None
-        batch, ids_BL = base.batch, base.batch.item_ids_BL
-        square = (batch.length, batch.length)
+        ids_BL = base.batch.item_ids_BL
+        square = (base.batch.length, base.batch.length)
         past_LL = torch.ones(square, dtype=torch.bool, device=self.device).tril()
         earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]) & past_LL.tril(-1)
-        first_BL = batch.valid_BL & ~earlier_BLL.any(dim=2)
+        first_BL = (ids_BL > 0) & ~earlier_BLL.any(dim=2)
         of_row, at = chosen_BQ.nonzero(as_tuple=True)
         past_TL = past_LL[base.places_BQ[of_row, at]]
         rows_E, places_E = (first_BL[of_row] & past_TL).nonzero(as_tuple=True)
