@@ -131,6 +131,10 @@ class NeuralRanker(Ranker):
             states = functional.normalize(states, dim=-1)
         return states / self.config.temperature
 
+    def as_query(self, state_BD: Tensor) -> Tensor:
+        """Turn what `_encode_vectors` returns into what scores: [B, `query_width`]."""
+        return self.scale_queries(state_BD)
+
     @property
     def query_width(self) -> int:
         """Numbers of a query, the visible item ids not counted."""
@@ -152,7 +156,7 @@ class NeuralRanker(Ranker):
 
         Ids travel as float32, which holds every whole number up to 2^24 exactly.
         """
-        query_BD = self.scale_queries(state_BD)
+        query_BD = self.as_query(state_BD)
         if self.repeat_bias is None:
             return query_BD
         # Queries of rows that were padded to other lengths must still line up.
@@ -176,7 +180,7 @@ class NeuralRanker(Ranker):
         """Gradient times input: how a score moves with each position's item vector."""
         with torch.enable_grad():
             vectors_BLD = self.items(batch.item_ids_BL).detach().requires_grad_()
-            query_BD = self.scale_queries(self._encode_vectors(batch, vectors_BLD))
+            query_BD = self.as_query(self._encode_vectors(batch, vectors_BLD))
             scores_BK = self.pair_scores(query_BD, items_BK)
             carried = []
             for k in range(items_BK.shape[1]):
