@@ -19,10 +19,12 @@ from models.encoders.transformer import Placing, TransformerEncoder
 from models.layers.attention import BlockSettings
 from models.losses import (
     Bonus,
+    Negatives,
     draw_negatives,
     full_cross_entropy,
     generalised_binary_cross_entropy,
     sampled_cross_entropy,
+    sharded_cross_entropy,
 )
 from models.neural import NeuralConfig, NeuralRanker
 from models.prefixes import draw_prefixes, num_prefixes
@@ -192,25 +194,48 @@ class SequentialRanker(NeuralRanker):
         config, rows_T = self.config, targets_T - 1
         queries_TD = self.scale_queries(states_TD) / temperature
         bonus = bonus if bonus is None or temperature == 1.0 else bonus.over(temperature)
-        shares_T = None
+        weights_T = torch.ones(len(rows_T), device=self.device)
         if config.propensity_power > 0:
             weights_T = self.weights_N[rows_T]
-            shares_T = weights_T / weights_T.sum().clamp(min=1.0)
-        if config.loss == "ce":
-            vectors_ND = self.training_vectors()
-            return full_cross_entropy(queries_TD, vectors_ND, rows_T, bonus, shares_T)
-        if config.negative_sampling == "popularity":
-            counts_N = self.counts_N
-        else:
-            counts_N = torch.ones(self.num_items, device=self.device)
-        drawn = draw_negatives(config.negatives, counts_N)
+        shares_T = self.items.shares(weights_T)
+        if self.loss == "ce":
+            return self._full_cross_entropy(queries_TD, targets_T, bonus, shares_T)
+        drawn = self._negatives()
         # One look-up: each would cost the table a gradient of its own.
         vectors = self.vectors_of(torch.cat([targets_T, drawn.ids_M + 1]))
         wanted_TD, vectors_MD = torch.split(vectors, [len(rows_T), len(drawn.ids_M)])
         judged = (queries_TD, wanted_TD, vectors_MD, rows_T, drawn)
-        if config.loss == "sampled":
+        if self.loss == "sampled":
             return sampled_cross_entropy(*judged, bonus, shares_T)
         return generalised_binary_cross_entropy(*judged, config.gbce_t, bonus, shares_T)
+
+    def _full_cross_entropy(
+        self, queries_TD: Tensor, targets_T: Tensor, bonus: Bonus | None, shares_T: Tensor
+    ) -> Tensor:
+        if self.items.workers.world == 1:
+            return full_cross_entropy(
+                queries_TD, self.training_vectors(), targets_T - 1, bonus, shares_T
+            )
+        first, last = self.items.span
+        first = max(first, 1)
+        return sharded_cross_entropy(
+            queries_TD,
+            self.vectors_of(targets_T),
+            self.item_vectors(first, last),
+            first - 1,
+            targets_T - 1,
+            self.items.workers,
+            shares_T,
+            bonus,
+        )
+
+    def _negatives(self) -> Negatives:
+        """Draw the batch's negatives, from a seed that moves on."""
+        config = self.config
+        generator = torch.Generator(self.device).manual_seed(int(self.next_draw))
+        self.next_draw += 1
+        weights = self.counts_N if config.negative_sampling == "popularity" else self.num_items
+        return draw_negatives(config.negatives, weights, generator)
 
     def training_vectors(self) -> Tensor:
         """Item vectors that the loss ranks, [N, D]: row i is item i + 1."""
