@@ -46,6 +46,10 @@ def rows_per_worker(num_items: int, world: int) -> int:
     return rows
 
 
+class PartedTableError(ValueError):
+    """What asks for the whole item table meets one of which others hold the rest."""
+
+
 class ItemTable(nn.Embedding):
     """One vector per item id; row 0 is padding and stays zero, for every use of it is masked.
 
@@ -103,10 +107,10 @@ class ItemTable(nn.Embedding):
         """Vectors of the ids start..stop-1, which must be held here: [C, D].
 
         Raises:
-            ValueError: If another worker holds some of them.
+            PartedTableError: If another worker holds some of them.
         """
         if not self._first <= start <= stop <= self._last:
-            raise ValueError(
+            raise PartedTableError(
                 f"this worker holds the vectors of items {self._first} to {self._last - 1}, not "
                 f"{start} to {stop - 1}: a term that reads the whole item table cannot be trained "
                 "on a sharded one; switch the term or ray.shard_items off"

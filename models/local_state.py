@@ -5,6 +5,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from models.base import Ranker
+
 
 def local_parts(tree: Any) -> Any:
     """Replace every distributed tensor in nested state by this worker's part of it, not copied."""
@@ -37,10 +39,23 @@ def load_parts(module: nn.Module, state: dict[str, Any]) -> None:
     module.load_state_dict({name: as_part_of(own[name], part) for name, part in state.items()})
 
 
-def load_whole(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load a whole state dict; of a tensor in parts by rows take this worker's rows."""
-    own = module.state_dict()
-    module.load_state_dict({name: _rows_of(own[name], whole) for name, whole in state.items()})
+def without_table(ranker: Ranker) -> dict[str, Tensor]:
+    """Return a ranker's state but for the item table."""
+    table = None if ranker.item_table is None else ranker.item_table.weight
+    name = next((name for name, p in ranker.named_parameters() if p is table), None)
+    return {key: value for key, value in ranker.state_dict().items() if key != name}
+
+
+def load_whole(ranker: Ranker, state: dict[str, Tensor]) -> None:
+    """Load a whole state, of a tensor in parts by rows this worker's rows alone.
+
+    An item table that the state lacks stays as it is.
+    """
+    own = ranker.state_dict()
+    kept = {name: value for name, value in own.items() if name not in without_table(ranker)}
+    ranker.load_state_dict(
+        kept | {name: _rows_of(own[name], whole) for name, whole in state.items()}
+    )
 
 
 def _rows_of(model: Tensor, whole: Tensor) -> Tensor:

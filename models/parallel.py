@@ -4,7 +4,6 @@ Either way each worker's gradients end as the average over the workers. A table 
 the same average by itself (see `ItemTable`).
 """
 
-import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -13,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.base import Ranker
 from models.encoders.base import Encoder
+from models.local_state import without_table
 from models.workers import Workers
 
 
@@ -60,13 +60,10 @@ def _average(parameters: list[nn.Parameter], workers: Workers) -> None:
 
 
 def whole_weights(ranker: Ranker) -> dict[str, Tensor]:
-    """Gather all weights but the item table's, as plain tensors on the CPU; collective."""
-    table = None if ranker.item_table is None else ranker.item_table.weight
-    names = {name for name, p in ranker.named_parameters() if p is table}
-    found: dict[str, Tensor] = {}
-    for name, value in ranker.state_dict().items():
-        if name in names and isinstance(table, DTensor):
-            continue
-        whole = value.full_tensor() if isinstance(value, DTensor) else value
-        found[name] = torch.as_tensor(whole).detach().cpu()
-    return found
+    """Gather all weights as plain tensors on the CPU, but an item table in parts; collective."""
+    parted = ranker.workers.world > 1
+    state = without_table(ranker) if parted else ranker.state_dict()
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+        for name, value in state.items()
+    }
