@@ -11,11 +11,12 @@ from torch import Tensor
 
 from models import registry
 from models.base import Ranker
+from models.batch import collate
 from models.encoding import encode_rows
 from models.evaluation import Holdout, leave_one_out_split, target_ranks
-from models.fitting import FitConfig, Fitter, Forward
-from models.item_table import tables_over
-from models.local_state import load_whole
+from models.fitting import FitConfig, Fitter, Forward, StepState
+from models.item_table import PartedTableError, tables_over
+from models.local_state import load_whole, local_parts
 from models.parallel import fully_sharded, replicated, whole_weights
 from models.seen import SeenItems
 from models.sequences import SequenceStore
@@ -55,6 +56,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], bool]] = {
         True,
     ),
 }
+
+
+RESUMED = ("ce, fsdp", "sampled, rows")
 
 
 @dataclass
@@ -154,18 +158,51 @@ def alone(case: str) -> Outcome:
     return train(ALONE, case)
 
 
-def train_all(workers: Workers) -> dict[str, Outcome]:
-    return {case: train(workers, case) for case in CASES}
+def same_after_a_stop(workers: Workers, case: str) -> bool:
+    """Train on from a state in the middle of an epoch; compare with having gone on."""
+    saved: list[dict[str, Any]] = []
+
+    def keep(at: StepState) -> None:
+        if at.step == 6:
+            saved.append(first.state_dict())
+
+    first = fitter_of(workers, case)
+    first.fit(keep)
+    torch.rand(17)  # whatever the new process has drawn before must not matter
+    second = fitter_of(workers, case)
+    second.load_state_dict(saved[0])
+    second.fit()
+    ends = [local_parts(one.ranker.state_dict()) for one in (first, second)]
+    assert second.step == first.step > 6
+    return all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def refusal(workers: Workers) -> str:
+    """What a term that reads the whole table is told."""
+    with tables_over(workers):
+        ranker = registry.build("rearec-erl", NUM_ITEMS, **STEADY)
+    train, _ = data()
+    ranker.fit_statistics(train)
+    batch = collate(train, np.arange(4), 10, with_targets=True)
+    with pytest.raises(PartedTableError) as caught:
+        ranker.losses(batch)
+    return str(caught.value)
+
+
+def train_all(workers: Workers) -> dict[str, Any]:
+    found: dict[str, Any] = {case: train(workers, case) for case in CASES}
+    found["resumed"] = {case: same_after_a_stop(workers, case) for case in RESUMED}
+    return found | {"refused": refusal(workers)}
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
-    found: list[dict[str, Outcome]] = together(train_all, tmp_path_factory.mktemp("two"))
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = together(train_all, tmp_path_factory.mktemp("two"))
     return found
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_learn_what_one_learns(case: str, of_two: list[dict[str, Outcome]]) -> None:
+def test_two_processes_learn_what_one_learns(case: str, of_two: list[dict[str, Any]]) -> None:
     expected = alone(case)
     for outcome in (worker[case] for worker in of_two):
         np.testing.assert_allclose(outcome.curve, expected.curve, rtol=1e-4)
@@ -177,7 +214,7 @@ def test_two_processes_learn_what_one_learns(case: str, of_two: list[dict[str, O
 
 @pytest.mark.parametrize("case", CASES)
 def test_lists_and_ranks_are_exactly_those_of_the_whole_table(
-    case: str, of_two: list[dict[str, Outcome]]
+    case: str, of_two: list[dict[str, Any]]
 ) -> None:
     """The weights that two processes learnt, put together in one."""
     name, settings, _, _ = CASES[case]
@@ -192,6 +229,18 @@ def test_lists_and_ranks_are_exactly_those_of_the_whole_table(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_process_holds_its_share(case: str, of_two: list[dict[str, Outcome]]) -> None:
+def test_each_process_holds_its_share(case: str, of_two: list[dict[str, Any]]) -> None:
     for outcome in (worker[case] for worker in of_two):
         assert outcome.table_bytes == alone(case).table_bytes / WORLD
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    case: str, of_two: list[dict[str, Any]]
+) -> None:
+    assert all(worker["resumed"][case] for worker in of_two)
+
+
+def test_a_term_that_reads_the_whole_table_is_refused(of_two: list[dict[str, Any]]) -> None:
+    assert "holds the vectors of items 0 to 150, not 1 to 301" in of_two[0]["refused"]
+    assert "ray.shard_items" in of_two[0]["refused"]

@@ -71,9 +71,7 @@ def test_dry_run_registers_nothing(trained: Command) -> None:
     assert Registry(load_settings(trained.lake)).known() == ["1", "challenger -> 1"]
 
 
-@pytest.mark.parametrize(
-    ("shard_items", "parallel"), [("false", "ddp"), ("true", "ddp"), ("true", "fsdp2")]
-)
+@pytest.mark.parametrize(("shard_items", "parallel"), [("false", "ddp"), ("true", "fsdp2")])
 def test_two_workers_learn_the_same_task(
     trained: Command, monkeypatch: pytest.MonkeyPatch, shard_items: str, parallel: str
 ) -> None:
