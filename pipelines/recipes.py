@@ -58,12 +58,24 @@ def large() -> Recipe:
     )
 
 
+def lares_rl() -> Recipe:
+    """Train LARES and then refine it by rewards, kept only where validation gains."""
+    return of_ranker("lares").model_copy(
+        update={"name": "lares-rl", "ranker_settings": {"rollouts": 4}}
+    )
+
+
 def of_ranker(ranker: str) -> Recipe:
     """Train any ranker with its own defaults, fitted as `nightly` is: every ranker is a recipe."""
     return Recipe(name=ranker, ranker=ranker, ranker_settings={}, fit=nightly().fit)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"smoke": smoke, "nightly": nightly, "large": large}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "smoke": smoke,
+    "nightly": nightly,
+    "large": large,
+    "lares-rl": lares_rl,
+}
 
 
 def recipe_named(name: str, overrides: dict[str, str] | None = None) -> Recipe:

@@ -10,7 +10,6 @@ from models.losses.sampled import (
     generalised_binary_cross_entropy,
     sampled_cross_entropy,
 )
-from models.losses.sharded import sharded_cross_entropy
 
 __all__ = [
     "CHUNK_TARGETS",
@@ -22,5 +21,4 @@ __all__ = [
     "in_batch_contrast",
     "pairwise_kl",
     "sampled_cross_entropy",
-    "sharded_cross_entropy",
 ]

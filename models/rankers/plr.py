@@ -95,6 +95,14 @@ class PLR(LatentReasoner):
             chain = self.reasoning(self.encoder, folded, cue_QD=triggers_QD)
         return chain[1:].view(-1, rows, streams, count, self.config.dim)
 
+    def reason(self, base: BasePass, noise: float = 0.0) -> Tensor:
+        """The backbone's state and those of every stream, [1 + S, B, Q, D]."""
+        assert noise == 0.0, "streams think without noise"
+        if self.reasoning is None:
+            return super().reason(base)
+        every_SBQD = self.think(base).transpose(1, 2).flatten(0, 1)
+        return torch.cat([base.hidden_BQD[None], every_SBQD])
+
     def merge(self, hidden_BQD: Tensor, states_KBMQD: Tensor) -> Tensor:
         """Average each stream and weigh the streams by the gate of the backbone's state."""
         shares_BQM = self.stream_gate(hidden_BQD).softmax(dim=-1)

@@ -9,17 +9,13 @@ import ray.train
 import ray.train.torch
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 
 from models.base import Ranker
 from models.batch import SequenceBatch
 from models.fitting import Forward
-from models.parallel import fully_sharded, replicated
-from models.workers import ALONE, Workers
 from pipelines.errors import InputError
 from pipelines.io.cluster import ray_cluster
 from pipelines.io.progress import progress_board
-from pipelines.io.run_files import storage_folder
 from pipelines.io.training_job import (
     KEPT,
     FolderDesk,
@@ -27,6 +23,7 @@ from pipelines.io.training_job import (
     Team,
     Trained,
     run_job,
+    storage_folder,
     write_files,
 )
 from pipelines.settings import Settings
@@ -34,14 +31,14 @@ from pipelines.settings import Settings
 FAILED = "failed"
 
 
-def train(job: Job, settings: Settings, ranker: Ranker) -> Trained:
-    """Run the job to its end, resuming what an earlier attempt left; load its weights.
+def train(job: Job, settings: Settings) -> Trained:
+    """Run the job to its end, resuming what an earlier attempt left.
 
     Raises:
         InputError: the loss stopped being finite; names the step and the last good checkpoint.
     """
     if settings.ray.num_workers == 0:
-        return _train_here(job, settings, ranker)
+        return _train_here(job, settings)
     with ray_cluster(settings.ray), progress_board() as board:
         trainer = ray.train.torch.TorchTrainer(
             _worker,
@@ -65,15 +62,15 @@ def train(job: Job, settings: Settings, ranker: Ranker) -> Trained:
         raise InputError(str(metrics[FAILED]))
     assert result.checkpoint is not None, "a finished run reports its final checkpoint"
     with result.checkpoint.as_directory() as folder:
-        return Trained.read(folder, ranker)
+        return Trained.read(folder)
 
 
-def _train_here(job: Job, settings: Settings, ranker: Ranker) -> Trained:
+def _train_here(job: Job, settings: Settings) -> Trained:
     folder = Path(storage_folder(settings)) / job.name
     device = torch.device("cuda" if settings.ray.use_gpu else "cpu")
     alone = Team(0, 1, device, lambda ranker: ranker, lambda values: values)
     run_job(job, FolderDesk(folder), alone)
-    return Trained.read(folder / "final", ranker)
+    return Trained.read(folder / "final")
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -82,24 +79,19 @@ def _worker(config: dict[str, Any]) -> None:
     world = context.get_world_size()
     device = ray.train.torch.get_device()
 
-    job = Job(**config["job"])
-    mesh = init_device_mesh(device.type, (world,)) if world > 1 else None
-
     def wrap(ranker: Ranker) -> Forward:
-        if mesh is None:
+        if world == 1:
             return ranker
-        forward = fully_sharded(ranker, mesh) if job.parallel == "fsdp2" else replicated(ranker)
-        return _all_or_none_finite(forward, device)
+        return _all_or_none_finite(ray.train.torch.prepare_model(ranker), device)
 
     def reduce_sum(values: Tensor) -> Tensor:
         if world > 1:
             torch.distributed.all_reduce(values)
         return values
 
-    holders = Workers(mesh) if job.shard_items else ALONE
-    team = Team(context.get_world_rank(), world, device, wrap, reduce_sum, holders)
+    team = Team(context.get_world_rank(), world, device, wrap, reduce_sum)
     try:
-        run_job(job, RayDesk(config["board"]), team)
+        run_job(Job(**config["job"]), RayDesk(config["board"]), team)
     except InputError as error:
         # Raised, it would be retried as a worker's failure; the same weights diverge again.
         ray.train.report({FAILED: str(error)})

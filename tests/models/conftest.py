@@ -6,6 +6,7 @@ import torch
 
 from models import registry
 from models.base import Ranker
+from models.batch import SequenceBatch
 from models.sequences import SequenceStore
 
 NUM_ITEMS = 40
@@ -60,6 +61,12 @@ def small_ranker(
 def _move(ranker: Ranker) -> None:
     for parameter in ranker.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+def one_more(batch: SequenceBatch) -> SequenceBatch:
+    """Append a place that takes the last event's time."""
+    parts = (batch.item_ids_BL, batch.valid_BL, batch.times_BL, batch.actions_BL)
+    return SequenceBatch(*(torch.cat([part, part[:, -1:]], dim=1) for part in parts))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from models.places import draw_places
 from models.rankers.plr import PLR
 from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
-from tests.models.conftest import small_ranker
+from tests.models.conftest import one_more, small_ranker
 
 
 def plr(store: SequenceStore, seed: int = 0, **settings: object) -> PLR:
@@ -28,13 +28,10 @@ def naive_stream(ranker: PLR, one: SequenceBatch, stream: int) -> Tensor:
     encoder, reasoning = ranker.encoder, ranker.reasoning
     assert isinstance(encoder, TransformerEncoder)
     assert reasoning is not None
-    tokens, valid = encoder.embed(one, ranker.items(one.item_ids_BL)), one.valid_BL
+    tokens = encoder.embed(one, ranker.items(one.item_ids_BL))
 
     def last_state() -> Tensor:
-        x = tokens
-        for block in encoder.layers:
-            x, _, _ = block(x, causal_mask(valid))
-        return encoder.final_norm(x)[:, -1:]
+        return encoder.run(one, tokens, causal_mask(one.valid_BL)).hidden_BQD[:, -1:]
 
     trigger = ranker.triggers_MD[stream]
     gated = reasoning.gates_KD is not None
@@ -43,7 +40,7 @@ def naive_stream(ranker: PLR, one: SequenceBatch, stream: int) -> Tensor:
     for step in range(reasoning.steps):
         cue = reasoning.positions_KD[step] + (trigger if gated else 0.0)
         tokens = torch.cat([tokens, encoder.embedding_norm(state + cue)], dim=1)
-        valid = torch.cat([valid, torch.ones(1, 1, dtype=torch.bool)], dim=1)
+        one = one_more(one)
         gate = 1.0 if reasoning.gates_KD is None else reasoning.gates_KD[step]
         state = state + gate * last_state()
         states.append(state[0, 0])

@@ -34,7 +34,7 @@ def known_scores(ranker: Ranker, batch: SequenceBatch) -> Tensor:
 
 def test_the_rankers_are_found() -> None:
     heuristics = {"popularity", "last-transition", "tgh"}
-    backbones = {"sasrec", "hstu", "bert4rec"}
+    backbones = {"sasrec", "hstu"}
     assert heuristics | backbones | {"rearec-erl", "rearec-prl"} <= set(NAMES)
 
 
@@ -123,8 +123,7 @@ def test_only_the_past_counts(name: str, store: SequenceStore) -> None:
     assert torch.equal(both[0], both[1])
 
 
-# Filling in masked events looks both ways on purpose; what it may not see has tests of its own.
-@pytest.mark.parametrize("name", [name for name in TRAINABLE if name != "bert4rec"])
+@pytest.mark.parametrize("name", TRAINABLE)
 def test_training_positions_do_not_see_their_future(name: str, store: SequenceStore) -> None:
     """Targets behind a changed item stay where they were, to the last bit of their loss."""
     ranker = small_ranker(name, store, **_without_randomness(name))
@@ -292,9 +291,8 @@ def _without_randomness(name: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "step_share": 1.0,
         "contrast_weight": 0.0,
+        "step_contrast_weight": 0.0,
         "policy_weight": 0.0,
         "rebuilt_weight": 0.0,
-        "mask_share": 1.0,
-        "last_share": 0.0,
     }
     return {key: value for key, value in settings.items() if key in fields}

@@ -15,15 +15,9 @@ from models.losses import in_batch_contrast, pairwise_kl
 from models.prefixes import prefixes_at
 from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
-from tests.models.conftest import random_store, small_ranker
+from tests.models.conftest import one_more, random_store, small_ranker
 
 NAMES = ["rearec-erl", "rearec-prl", "dtrec"]
-
-
-def one_more(batch: SequenceBatch) -> SequenceBatch:
-    """Append a place that takes the last event's time."""
-    parts = (batch.item_ids_BL, batch.valid_BL, batch.times_BL, batch.actions_BL)
-    return SequenceBatch(*(torch.cat([part, part[:, -1:]], dim=1) for part in parts))
 
 
 def naive_chain(ranker: LatentReasoner, batch: SequenceBatch, row: int, upto: int) -> Tensor:
