@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from models.batch import SequenceBatch, SequenceStore
+from models.item_table import ItemTable
+from models.workers import ALONE, Workers
 
 
 class RankerConfig(BaseModel):
@@ -77,6 +79,27 @@ class Ranker(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the ranker lives."""
         return self.known_N1.device
+
+    @property
+    def item_table(self) -> ItemTable | None:
+        """The table of item vectors, where there is one."""
+        return None
+
+    @property
+    def workers(self) -> Workers:
+        """Who holds the items to score."""
+        return ALONE if self.item_table is None else self.item_table.workers
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First item id that this process scores, and one past the last."""
+        first, last = (1, self.num_items + 1) if self.item_table is None else self.item_table.span
+        return max(first, 1), last
+
+    @property
+    def learns_few_items(self) -> bool:
+        """Whether a training step touches few rows of the item table."""
+        return False
 
     @property
     def num_parameters(self) -> int:

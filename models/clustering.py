@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.row_sums import sum_rows
+
 # Distances held at once: 16 MiB of float32, however many points and clusters there are.
 CHUNK_DISTANCES = 2**22
 # Seeding passes over its points once per cluster, so it draws from a fixed sample of many points.
@@ -141,10 +143,6 @@ def _repair(points_XD: Tensor, centres_KD: Tensor, assigned_X: Tensor, gaps_X: T
 def cluster_means(points_XD: Tensor, assigned_X: Tensor, centres_KD: Tensor) -> Tensor:
     """Average the points of each cluster, [K, D]; an empty one keeps its row of `centres_KD`."""
     sizes_K = torch.bincount(assigned_X, minlength=len(centres_KD))
-    if points_XD.device.type == "cpu":
-        sums_KD = torch.zeros_like(centres_KD).index_add_(0, assigned_X, points_XD)
-    else:  # adding by index is atomic there, and atomic sums vary from run to run
-        order_X = torch.argsort(assigned_X, stable=True)
-        sums_KD = torch.segment_reduce(points_XD[order_X], "sum", lengths=sizes_K, axis=0)
+    sums_KD = sum_rows(points_XD, assigned_X, len(centres_KD))
     means_KD = sums_KD / sizes_K.clamp(min=1)[:, None]
     return torch.where(sizes_K[:, None] > 0, means_KD, centres_KD)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.base import Ranker, item_counts
+from models.item_table import CHUNK_ITEMS
 from models.metrics import Floats
 from models.seen import SeenItems, SeenWindow
 from models.sequences import SequenceStore
-from models.top_k import TILE_ROWS, pad_rows
+from models.top_k import TILE_ROWS, item_spans, pad_rows
 
 HEAD_SHARE = 0.2
 
@@ -42,6 +43,12 @@ class Holdout:
             return self
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:limit])
         return Holdout(self.history.take(rows), self.targets[rows])
+
+    @classmethod
+    def joined(cls, parts: "list[Holdout]") -> "Holdout":
+        """Put the users of several groups one after the other."""
+        histories = SequenceStore.joined([part.history for part in parts])
+        return cls(histories, np.concatenate([part.targets for part in parts]))
 
     def shard(self, rank: int, world: int) -> "Holdout":
         """Keep every `world`-th user from `rank` on."""
@@ -118,11 +125,12 @@ def target_ranks(
     queries: Tensor,
     targets: NDArray[np.int64],
     seen: SeenItems,
-    chunk: int = 16384,
+    chunk: int = CHUNK_ITEMS,
 ) -> tuple[Floats, Floats]:
     """Rank each user's target among the whole catalogue, in one pass over tiles of users.
 
-    Ties count against the target. A target that the ranker does not know, or (in the second
+    Collective where the items lie over several workers: all judge the same users and get the same
+    ranks. Ties count against the target. A target that the ranker does not know, or (in the second
     answer) that the user has seen, is a miss: its rank is inf.
 
     Args:
@@ -162,10 +170,7 @@ def _count_above(
     The target itself is among them, so the count is its pessimistic rank. Its score is read from
     the same product that scores everybody else: computed apart it could differ in the last bit.
     """
-    spans = [
-        (start, min(start + chunk, ranker.num_items + 1))
-        for start in range(1, ranker.num_items + 1, chunk)
-    ]
+    spans = item_spans(ranker, chunk)
     only = ranker.scores(tile, *spans[0]) if len(spans) == 1 else None
     wanted_R = torch.full((tile.shape[0],), torch.inf, device=tile.device)
     for start, stop in spans:
@@ -173,6 +178,7 @@ def _count_above(
         if bool(here.any()):
             scores_RC = only if only is not None else ranker.scores(tile, start, stop)
             wanted_R[here] = scores_RC[here, targets_R[here] - start]
+    wanted_R = ranker.workers.min(wanted_R)
     above_R = torch.zeros(tile.shape[0], dtype=torch.int64, device=tile.device)
     above_seen_R = torch.zeros_like(above_R)
     for start, stop in spans:
@@ -181,7 +187,8 @@ def _count_above(
         above_R += beats_RC.sum(1)
         rows, columns = seen.chunk(start, stop, tile.device)
         above_seen_R.index_add_(0, rows, beats_RC[rows, columns].to(torch.int64))
-    return above_R.cpu().numpy(), above_seen_R.cpu().numpy()
+    above_2R = ranker.workers.sum(torch.stack([above_R, above_seen_R])).cpu().numpy()
+    return above_2R[0], above_2R[1]
 
 
 def user_slices(holdout: Holdout, train: SequenceStore) -> dict[str, NDArray[np.bool_]]:

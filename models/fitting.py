@@ -18,7 +18,9 @@ from models.base import Ranker
 from models.batch import SequenceBatch, SequenceStore, steps_per_epoch, training_batches
 from models.encoding import encode_rows
 from models.evaluation import Holdout, target_ranks
+from models.local_state import load_parts, local_parts
 from models.metrics import per_user_metrics
+from models.optimisers import Optimisers
 from models.recipe import EpochResult, FitConfig, NonFiniteLossError, StepState
 from models.seen import SeenItems
 
@@ -101,11 +103,7 @@ class Fitter:
         self._num_batches = (
             steps_per_epoch(train, self._plan, world) if num_batches is None else num_batches
         )
-        if validation is not None:
-            validation = validation.sample(config.eval_users, config.seed)
-            # A shard's validation users are its own already.
-            validation = validation if self._sharded else validation.shard(rank, world)
-        self._validation = validation
+        self._validation = None if validation is None else self._my_users(validation)
         self._at = _Progress()
         self._sums: dict[str, float] = {}
         self._best: dict[str, Tensor] | None = None
@@ -115,11 +113,7 @@ class Fitter:
     def _start_stage(self) -> None:
         self.ranker.start_stage(self.ranker.stages[self._at.stage])
         self._forward = self._wrap(self.ranker)
-        self._optimiser = torch.optim.AdamW(
-            [p for p in self.ranker.parameters() if p.requires_grad],
-            lr=self.config.lr,
-            weight_decay=self.config.weight_decay,
-        )
+        self._optimisers = Optimisers(self.ranker, self.config)
 
     @property
     def finished(self) -> bool:
@@ -195,13 +189,20 @@ class Fitter:
     def restore_best(self) -> None:
         """Put the weights of the best validated epoch back, where there is one."""
         if self._best is not None:
-            self.ranker.load_state_dict(self._best)
+            load_parts(self.ranker, self._best)
 
     def state_dict(self) -> dict[str, Any]:
         """Collect all that a fresh Fitter needs to go on as if nothing had happened."""
+        return copy.deepcopy(self.live_state())
+
+    def live_state(self) -> dict[str, Any]:
+        """Like `state_dict`, but not copied: the next step changes it.
+
+        Where weights lie in parts over several workers, it holds this worker's parts.
+        """
         state: dict[str, Any] = {
-            "ranker": self.ranker.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "ranker": local_parts(self.ranker.state_dict()),
+            "optimisers": self._optimisers.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "progress": asdict(self._at),
             "sums": dict(self._sums),
@@ -211,7 +212,7 @@ class Fitter:
         }
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        return copy.deepcopy(state)
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that `state_dict` returned.
@@ -228,14 +229,30 @@ class Fitter:
         self._at = _Progress(**state["progress"])
         if self._at.stage != stage:
             self._start_stage()
-        self.ranker.load_state_dict(state["ranker"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        load_parts(self.ranker, state["ranker"])
+        self._optimisers.load_state_dict(state["optimisers"])
         torch.set_rng_state(state["torch_rng"].cpu())
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         self._sums = state["sums"]
         self.curve = [EpochResult(**point) for point in state["curve"]]
         self._best = state["best"]
+
+    def _my_users(self, validation: Holdout) -> Holdout:
+        """Choose the users that this worker judges: its share, or everybody's.
+
+        Workers that hold parts of the items judge the same users together.
+        """
+        workers = self.ranker.workers
+        if self._sharded:
+            limit = -(-self.config.eval_users // workers.world)
+            mine = validation.sample(limit, self.config.seed)
+            if workers.world == 1:
+                return mine
+            # Compact, or the whole shard would travel with them.
+            return Holdout.joined(workers.gather_objects(Holdout.joined([mine])))
+        validation = validation.sample(self.config.eval_users, self.config.seed)
+        return validation if workers.world > 1 else validation.shard(self._rank, self._world)
 
     def _seed_dropout(self) -> None:
         # Dropout must differ between workers, and must not depend on how the weights were drawn.
@@ -267,17 +284,13 @@ class Fitter:
         values = {name: float(term.detach()) for name, term in terms.items()}
         if not np.isfinite(sum(values.values())):
             raise NonFiniteLossError(at.step, at.epoch, at.batch, values)
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimisers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        parameters = [p for p in self.ranker.parameters() if p.grad is not None]
-        limit = config.clip_norm if config.clip_norm > 0 else float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        norm = self._optimisers.clip(config.clip_norm if config.clip_norm > 0 else float("inf"))
         if not np.isfinite(norm):
             raise NonFiniteLossError(at.step, at.epoch, at.batch, values | {"gradient_norm": norm})
         rise = min(1.0, (at.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        for group in self._optimiser.param_groups:
-            group["lr"] = config.lr * rise
-        self._optimiser.step()
+        self._optimisers.step(rise)
         at.targets += self.ranker.num_learnt(batch)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -298,8 +311,8 @@ class Fitter:
             at.waited = 0 if better else at.waited + config.eval_every
             if better:
                 at.best, at.best_epoch = metric, at.epoch
-                self._best = copy.deepcopy(self.ranker.state_dict())
-        losses = {name: total / max(at.batch, 1) for name, total in self._sums.items()}
+                self._best = copy.deepcopy(local_parts(self.ranker.state_dict()))
+        losses = self._mean_losses()
         stage = self.ranker.stages[at.stage]
         seconds = round(at.cpu_seconds, 3)
         result = EpochResult(at.epoch, at.step, losses, metric, better, at.targets, seconds, stage)
@@ -310,6 +323,13 @@ class Fitter:
         if self._out_of_time() or out_of_epochs or at.waited >= config.patience:
             self._close_stage()
         return result
+
+    def _mean_losses(self) -> dict[str, float]:
+        """Average the epoch's loss terms over its steps and over the workers."""
+        sums = torch.tensor(list(self._sums.values()), dtype=torch.float64)
+        steps = max(self._at.batch, 1) * self._world
+        means = (self._reduce_sum(sums.to(self.device)) / steps).tolist()
+        return dict(zip(self._sums, means, strict=True))
 
     def _close_stage(self) -> None:
         at, stages = self._at, self.ranker.stages
@@ -334,5 +354,6 @@ class Fitter:
             ranks = allowed if self.config.eval_seen == "allowed" else excluded
             values = per_user_metrics(ranks)[MONITOR]
             total = torch.tensor([float(values.sum()), float(len(values))], dtype=torch.float64)
-        total = self._reduce_sum(total.to(self.device)).cpu()
+        if self.ranker.workers.world == 1:
+            total = self._reduce_sum(total.to(self.device)).cpu()
         return float(total[0] / total[1].clamp(min=1.0))

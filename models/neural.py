@@ -15,12 +15,15 @@ from torch.nn import functional
 from models.base import Ranker, RankerConfig, item_counts
 from models.batch import SequenceBatch
 from models.encoders.base import INIT_STD
+from models.item_table import ItemTable
 from models.propensity import inverse_propensities
 from models.sequences import SequenceStore
 
 # Adam moves every weight by about its learning rate; one number that stands for log odds has
 # farther to go than a coordinate of a vector.
 REPEAT_SCALE = 10.0
+# From so many items on, scoring them all for every target is most of what training costs.
+MANY_ITEMS = 100_000
 
 
 class NeuralConfig(RankerConfig):
@@ -34,7 +37,8 @@ class NeuralConfig(RankerConfig):
         dropout: Share of activations dropped in training.
         loss: "ce" is cross-entropy over the full catalogue; "sampled" the same against drawn
             negatives that a batch shares, corrected for how they were drawn; "gbce" binary
-            cross-entropy against them, its positive weakened (gSASRec).
+            cross-entropy against them, its positive weakened (gSASRec); "auto" is "sampled" from
+            1e5 items on and "ce" below.
         negatives: Draws per batch for "sampled" and "gbce".
         negative_sampling: Draw all items alike, or in proportion to their training events.
         gbce_t: 0 is plain binary cross-entropy, 1 takes back all the overconfidence that sampling
@@ -54,7 +58,7 @@ class NeuralConfig(RankerConfig):
     num_layers: int = Field(default=2, ge=1)
     num_heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
-    loss: Literal["ce", "sampled", "gbce"] = "ce"
+    loss: Literal["auto", "ce", "sampled", "gbce"] = "auto"
     negatives: int = Field(default=512, ge=1)
     negative_sampling: Literal["uniform", "popularity"] = "uniform"
     gbce_t: float = Field(default=0.75, ge=0, le=1)
@@ -71,19 +75,21 @@ class NeuralRanker(Ranker):
     is_trainable = True
     config_type = NeuralConfig
     config: NeuralConfig
+    next_draw: Tensor
     counts_N: Tensor
     weights_N: Tensor
 
     def __init__(self, config: NeuralConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        # Row 0 is padding and stays zero: every use of it is masked.
-        self.items = nn.Embedding(num_items + 1, config.dim)
-        nn.init.normal_(self.items.weight, std=INIT_STD)
-        with torch.no_grad():
-            self.items.weight[0].zero_()
+        self.items = ItemTable(num_items, config.dim)
+        self.items.draw(INIT_STD)
         self.repeat_rate = nn.Parameter(torch.zeros(())) if config.repeats == "learned" else None
+        if self.loss != "ce":
+            # Seeds the next draw of negatives. Workers hold the same number: their negatives are
+            # the same, and those that a process alone would draw.
+            self.register_buffer("next_draw", torch.randint(2**31, ()))
         # What losses know of each item's training events, where they ask for it.
-        if config.loss != "ce" and config.negative_sampling == "popularity":
+        if self.loss != "ce" and config.negative_sampling == "popularity":
             self.register_buffer("counts_N", torch.ones(num_items))
         if config.propensity_power > 0:
             self.register_buffer("weights_N", torch.ones(num_items))
@@ -92,7 +98,7 @@ class NeuralRanker(Ranker):
         """Mark the known items; start the repeat number at the log of the share of repeats."""
         super().fit_statistics(store)
         config, counts = self.config, item_counts(store, self.num_items)[1:]
-        if config.loss != "ce" and config.negative_sampling == "popularity":
+        if self.loss != "ce" and config.negative_sampling == "popularity":
             self.counts_N.copy_(torch.from_numpy(counts))
         if config.propensity_power > 0:
             weights = inverse_propensities(counts, config.propensity_power, config.propensity_clip)
@@ -106,6 +112,23 @@ class NeuralRanker(Ranker):
             self.repeat_rate.fill_(np.log(share) / REPEAT_SCALE)
 
     @property
+    def loss(self) -> str:
+        """The loss that the settings and the size of the catalogue name."""
+        if self.config.loss != "auto":
+            return self.config.loss
+        return "sampled" if self.num_items >= MANY_ITEMS else "ce"
+
+    @property
+    def item_table(self) -> ItemTable:
+        """The table of item vectors."""
+        return self.items
+
+    @property
+    def learns_few_items(self) -> bool:
+        """Whether a training step touches few rows of the item table."""
+        return self.loss != "ce"
+
+    @property
     def repeat_bias(self) -> Tensor | None:
         """The number that is added to the score of what the history holds already."""
         return None if self.repeat_rate is None else REPEAT_SCALE * self.repeat_rate
@@ -116,7 +139,7 @@ class NeuralRanker(Ranker):
 
     def item_vectors(self, start: int, stop: int) -> Tensor:
         """Vectors of the items start..stop-1 as scoring uses them, [C, D]."""
-        return self._shaped(self.items.weight[start:stop])
+        return self._shaped(self.items.rows(start, stop))
 
     def vectors_of(self, ids: Tensor) -> Tensor:
         """Vectors of single items as scoring uses them, [..., D]."""
@@ -130,6 +153,10 @@ class NeuralRanker(Ranker):
         if self.config.scoring == "cosine":
             states = functional.normalize(states, dim=-1)
         return states / self.config.temperature
+
+    def as_query(self, state_BD: Tensor) -> Tensor:
+        """Turn what `_encode_vectors` returns into what scores: [B, `query_width`]."""
+        return self.scale_queries(state_BD)
 
     @property
     def query_width(self) -> int:
@@ -152,7 +179,7 @@ class NeuralRanker(Ranker):
 
         Ids travel as float32, which holds every whole number up to 2^24 exactly.
         """
-        query_BD = self.scale_queries(state_BD)
+        query_BD = self.as_query(state_BD)
         if self.repeat_bias is None:
             return query_BD
         # Queries of rows that were padded to other lengths must still line up.
@@ -176,7 +203,7 @@ class NeuralRanker(Ranker):
         """Gradient times input: how a score moves with each position's item vector."""
         with torch.enable_grad():
             vectors_BLD = self.items(batch.item_ids_BL).detach().requires_grad_()
-            query_BD = self.scale_queries(self._encode_vectors(batch, vectors_BLD))
+            query_BD = self.as_query(self._encode_vectors(batch, vectors_BLD))
             scores_BK = self.pair_scores(query_BD, items_BK)
             carried = []
             for k in range(items_BK.shape[1]):

@@ -16,6 +16,11 @@ class FitConfig(BaseModel):
         max_epochs: Epochs per stage at most.
         lr: Adam's learning rate.
         weight_decay: Decoupled decay; 0 is plain Adam.
+        table_optimiser: "adamw" treats the item table as all other weights; "rows" updates the rows
+            that a step touches by Adagrad with one accumulator per row, which needs a fraction of
+            the memory and time where a step touches few; "auto" takes "rows" from 1e5 items on
+            where the loss samples its negatives.
+        table_lr: Learning rate of "rows".
         warmup_steps: Steps over which the learning rate rises from 0.
         clip_norm: Largest gradient norm; 0 turns clipping off.
         patience: Epochs without a better validation NDCG@10 before training stops.
@@ -37,6 +42,8 @@ class FitConfig(BaseModel):
     max_epochs: int = Field(default=200, ge=1)
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    table_optimiser: Literal["auto", "adamw", "rows"] = "auto"
+    table_lr: float = Field(default=0.05, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=5.0, ge=0)
     patience: int = Field(default=5, ge=1)

@@ -190,6 +190,18 @@ class SequenceStore:
             self.users,
         )
 
+    @classmethod
+    def joined(cls, stores: "Sequence[SequenceStore]") -> "SequenceStore":
+        """Copy the rows of several stores into one, without their users."""
+        stores = [store.compact() for store in stores]
+        lengths = np.concatenate([store.lengths for store in stores])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        flat = [
+            np.concatenate([getattr(store, name) for store in stores])
+            for name in ("items", "times", "actions")
+        ]
+        return cls(flat[0], flat[1], flat[2], offsets[:-1], offsets[1:])
+
     def sorted_by_user(self) -> "SequenceStore":
         """Order the rows by user id, so that results do not depend on file order.
 

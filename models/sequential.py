@@ -3,7 +3,7 @@
 Shape legend: B rows, L positions, Q places, D width, T real targets, E entries, N catalogue size.
 """
 
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -19,10 +19,12 @@ from models.encoders.transformer import Placing, TransformerEncoder
 from models.layers.attention import BlockSettings
 from models.losses import (
     Bonus,
+    Negatives,
     draw_negatives,
     full_cross_entropy,
     generalised_binary_cross_entropy,
     sampled_cross_entropy,
+    sharded_cross_entropy,
 )
 from models.neural import NeuralConfig, NeuralRanker
 from models.prefixes import draw_prefixes, num_prefixes
@@ -61,8 +63,8 @@ class SequentialConfig(NeuralConfig):
     auxiliary: AuxiliaryChoices = ()
 
 
-def build_encoder(config: SequentialConfig) -> Encoder:
-    """Build the encoder that the settings name, untrained."""
+def build_encoder(config: SequentialConfig, extra_tokens: int = 0) -> Encoder:
+    """Build the encoder that the settings name, untrained; extra tokens stand beside a history."""
     gated = config.backbone == "hstu"
     settings = BlockSettings(
         dim=config.dim,
@@ -73,7 +75,7 @@ def build_encoder(config: SequentialConfig) -> Encoder:
         activation=config.activation,
     )
     placing = Placing(
-        max_length=config.max_length,
+        max_length=config.max_length + extra_tokens,
         encoding=config.position_encoding,
         event_bias=gated,
         time_bias=gated or config.time_bias,
@@ -82,14 +84,19 @@ def build_encoder(config: SequentialConfig) -> Encoder:
 
 
 class SequentialRanker(NeuralRanker):
-    """An item table, an encoder over it, and losses at every position with a next item."""
+    """An item table, an encoder over it, and losses at every position with a next item.
 
+    Attributes:
+        extra_tokens: Tokens of its own that the ranker gives the encoder beside a history.
+    """
+
+    extra_tokens: ClassVar[int] = 0
     config_type = SequentialConfig
     config: SequentialConfig
 
     def __init__(self, config: SequentialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.encoder = build_encoder(config)
+        self.encoder = build_encoder(config, self.extra_tokens)
         self.auxiliary = build_auxiliaries(
             config.auxiliary, config.max_length, config.dim, num_items
         )
@@ -150,8 +157,10 @@ class SequentialRanker(NeuralRanker):
 
     def learning_places(self, whole: BasePass) -> BasePass:
         """See a pass from the places that learn."""
-        base = whole.at_last() if self.encoder.reads_ahead else whole
-        # Auxiliary objectives look at the same pass.
+        return self.noted(whole.at_last() if self.encoder.reads_ahead else whole)
+
+    def noted(self, base: BasePass) -> BasePass:
+        """Keep a pass for the auxiliary objectives, which look at the same one."""
         self._latest_pass = base if self.auxiliaries and self.training else None
         return base
 
@@ -175,11 +184,11 @@ class SequentialRanker(NeuralRanker):
         bias = self.repeat_bias
         if bias is None:
             return None
-        batch, ids_BL = base.batch, base.batch.item_ids_BL
-        square = (batch.length, batch.length)
+        ids_BL = base.batch.item_ids_BL
+        square = (base.batch.length, base.batch.length)
         past_LL = torch.ones(square, dtype=torch.bool, device=self.device).tril()
         earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]) & past_LL.tril(-1)
-        first_BL = batch.valid_BL & ~earlier_BLL.any(dim=2)
+        first_BL = (ids_BL > 0) & ~earlier_BLL.any(dim=2)
         of_row, at = chosen_BQ.nonzero(as_tuple=True)
         past_TL = past_LL[base.places_BQ[of_row, at]]
         rows_E, places_E = (first_BL[of_row] & past_TL).nonzero(as_tuple=True)
@@ -192,25 +201,48 @@ class SequentialRanker(NeuralRanker):
         config, rows_T = self.config, targets_T - 1
         queries_TD = self.scale_queries(states_TD) / temperature
         bonus = bonus if bonus is None or temperature == 1.0 else bonus.over(temperature)
-        shares_T = None
+        weights_T = torch.ones(len(rows_T), device=self.device)
         if config.propensity_power > 0:
             weights_T = self.weights_N[rows_T]
-            shares_T = weights_T / weights_T.sum().clamp(min=1.0)
-        if config.loss == "ce":
-            vectors_ND = self.training_vectors()
-            return full_cross_entropy(queries_TD, vectors_ND, rows_T, bonus, shares_T)
-        if config.negative_sampling == "popularity":
-            counts_N = self.counts_N
-        else:
-            counts_N = torch.ones(self.num_items, device=self.device)
-        drawn = draw_negatives(config.negatives, counts_N)
+        shares_T = self.items.shares(weights_T)
+        if self.loss == "ce":
+            return self._full_cross_entropy(queries_TD, targets_T, bonus, shares_T)
+        drawn = self._negatives()
         # One look-up: each would cost the table a gradient of its own.
         vectors = self.vectors_of(torch.cat([targets_T, drawn.ids_M + 1]))
         wanted_TD, vectors_MD = torch.split(vectors, [len(rows_T), len(drawn.ids_M)])
         judged = (queries_TD, wanted_TD, vectors_MD, rows_T, drawn)
-        if config.loss == "sampled":
+        if self.loss == "sampled":
             return sampled_cross_entropy(*judged, bonus, shares_T)
         return generalised_binary_cross_entropy(*judged, config.gbce_t, bonus, shares_T)
+
+    def _full_cross_entropy(
+        self, queries_TD: Tensor, targets_T: Tensor, bonus: Bonus | None, shares_T: Tensor
+    ) -> Tensor:
+        if self.items.workers.world == 1:
+            return full_cross_entropy(
+                queries_TD, self.training_vectors(), targets_T - 1, bonus, shares_T
+            )
+        first, last = self.items.span
+        first = max(first, 1)
+        return sharded_cross_entropy(
+            queries_TD,
+            self.vectors_of(targets_T),
+            self.item_vectors(first, last),
+            first - 1,
+            targets_T - 1,
+            self.items.workers,
+            shares_T,
+            bonus,
+        )
+
+    def _negatives(self) -> Negatives:
+        """Draw the batch's negatives, from a seed that moves on."""
+        config = self.config
+        generator = torch.Generator(self.device).manual_seed(int(self.next_draw))
+        self.next_draw += 1
+        weights = self.counts_N if config.negative_sampling == "popularity" else self.num_items
+        return draw_negatives(config.negatives, weights, generator)
 
     def training_vectors(self) -> Tensor:
         """Item vectors that the loss ranks, [N, D]: row i is item i + 1."""

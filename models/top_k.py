@@ -3,11 +3,15 @@
 Shape legend: B queries, R rows of one tile, K list length, C items of one chunk, H hits.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from models.base import Ranker
+from models.item_table import CHUNK_ITEMS
 from models.seen import SeenItems
+from models.workers import Workers, gather_values
 
 # A row's scores come from products of one fixed shape, whatever the number of queries asked at
 # once: matrix products of other shapes may round differently, and a list must not depend on who
@@ -23,12 +27,13 @@ def top_k(
     *,
     exclude: SeenItems | None = None,
     allowed_N1: Tensor | None = None,
-    chunk: int = 8192,
+    chunk: int = CHUNK_ITEMS,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's k best items among the allowed ones, best first.
 
     Masks apply before selection and no more than a tile of rows times a chunk of items is held.
-    Of equal scores the lower item id comes first, so the answer is unique.
+    Of equal scores the lower item id comes first, so the answer is unique. Collective where the
+    items lie over several workers: all ask for the same queries, and all get the whole answer.
 
     Args:
         ranker: Scores the items.
@@ -65,6 +70,12 @@ def top_k(
     return scores_BK, items_BK
 
 
+def item_spans(ranker: Ranker, chunk: int) -> list[tuple[int, int]]:
+    """Cut the ids that this process scores at multiples of `chunk`."""
+    first, last = ranker.span
+    return list(pairwise([first, *range((first // chunk + 1) * chunk, last, chunk), last]))
+
+
 def pad_rows(values: Tensor, rows: int = TILE_ROWS) -> Tensor:
     """Fill a tensor up to `rows` rows by repeating its first one."""
     missing = rows - values.shape[0]
@@ -86,8 +97,8 @@ def _tile_top_k(
     scores_RK = torch.full((tile.shape[0], k), -torch.inf, device=device)
     items_RK = torch.zeros((tile.shape[0], k), dtype=torch.int64, device=device)
     seen = exclude.window(*span) if exclude is not None else None
-    for start in range(1, ranker.num_items + 1, chunk):
-        stop = min(start + chunk, ranker.num_items + 1)
+    spans = item_spans(ranker, chunk)
+    for start, stop in spans:
         scores_RC = ranker.scores(tile, start, stop)
         if allowed_N1 is not None:
             scores_RC = scores_RC.masked_fill(~allowed_N1[start:stop], -torch.inf)
@@ -96,10 +107,24 @@ def _tile_top_k(
             scores_RC[rows, columns] = -torch.inf
         # Later items lose ties, so only what beats a full list's last score can enter it.
         enters_RC = scores_RC > scores_RK[:, -1:]
-        if start == 1 and scores_RC.shape[1] > k:
+        if start == spans[0][0] and scores_RC.shape[1] > k:
             enters_RC &= scores_RC >= scores_RC.topk(k, dim=1).values[:, -1:]
         scores_RK, items_RK = _merge(scores_RK, items_RK, scores_RC, enters_RC, start)
-    return scores_RK, items_RK
+    return _best_of_all(ranker.workers, scores_RK, items_RK)
+
+
+def _best_of_all(workers: Workers, scores_RK: Tensor, items_RK: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge the lists of all workers, of which later ones hold higher ids."""
+    if workers.world == 1:
+        return scores_RK, items_RK
+    rows, k = scores_RK.shape
+    parts = [
+        gather_values(part.flatten(), workers).view(workers.world, rows, k)
+        for part in (scores_RK, items_RK)
+    ]
+    wide_RH, ids_RH = (part.transpose(0, 1).reshape(rows, -1) for part in parts)
+    sorted_RH, order_RH = wide_RH.sort(dim=1, descending=True, stable=True)
+    return sorted_RH[:, :k].contiguous(), ids_RH.gather(1, order_RH[:, :k])
 
 
 def _merge(

@@ -92,6 +92,10 @@ class RaySettings(Group):
     num_workers: int = Field(1, ge=0, description="training workers; 0 trains in this process")
     use_gpu: bool = False
     cpus_per_worker: float = Field(1, gt=0)
+    shard_items: bool = Field(False, description="lay the item table by rows over the workers")
+    parallel: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="the other weights: whole on every worker, or in parts (FSDP2)"
+    )
     storage: str | None = Field(None, description="training checkpoints; default: beside the lake")
     max_failures: int = Field(2, ge=0)
     object_store_mb: int = Field(512, ge=80)

@@ -17,10 +17,12 @@ from models.registry import build, to_spec
 from pipelines.catalogue_index import fingerprint
 from pipelines.histories import action_names, read_histories, split_histories, time_cuts
 from pipelines.io.ray_train import train
+from pipelines.io.run_files import forget, store_start
 from pipelines.io.tracking import MODEL, Card, Registry
-from pipelines.io.training_job import Job, Trained, forget, store_start
+from pipelines.io.training_job import Job, Trained
 from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
 from pipelines.recipes import Recipe, recipe_named
+from pipelines.settings import RaySettings
 from pipelines.step import Context, Result
 
 log = structlog.get_logger()
@@ -64,12 +66,11 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
         registry.challenge(known)
         return about | {"model": MODEL, "version": known, "registered": "already"}
     trained = _train(context, recipe, ranker, split, cuts, actions, digest)
-    ranker.load_state_dict(trained.weights)
     judgement = judge(
         ranker.eval(), deciding_users(context, split), split, settings.recommend.allow_repeats
     )
     card = _card(context, recipe, ranker, cuts, actions, trained, judgement)
-    version = registry.register(card, trained.weights, {"digest": digest})
+    version = registry.register(card, dict(ranker.state_dict()), {"digest": digest})
     publish_metrics(context, {version: judgement})
     forget(_run_name(context, recipe, digest), settings)
     headline = judgement.interval("ndcg@10", "all")
@@ -99,9 +100,14 @@ def _digest(context: Context, recipe: Recipe, cuts: tuple[int, int]) -> str:
         "recipe": recipe.model_dump(mode="json"),
         "cuts": cuts,
         "index": fingerprint(context.lake, None),
-        "workers": context.settings.ray.num_workers,
+        "workers": _layout(context.settings.ray),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _layout(ray: RaySettings) -> list[Any]:
+    """Say how weights lie over workers: sums of floats depend on it."""
+    return [ray.num_workers, *([ray.shard_items, ray.parallel] if ray.num_workers > 1 else [])]
 
 
 def _run_name(context: Context, recipe: Recipe, digest: str) -> str:
@@ -119,7 +125,7 @@ def _train(
 ) -> Trained:
     """Fit by gradients on Ray; a heuristic is complete with its statistics."""
     if not ranker.is_trainable:
-        return Trained(dict(ranker.state_dict()), [], "cpu")
+        return Trained([], "cpu")
     settings = context.settings
     name = _run_name(context, recipe, digest)
     world = max(settings.ray.num_workers, 1)
@@ -137,12 +143,14 @@ def _train(
         fit=recipe.fit.model_dump(mode="json"),
         cuts=cuts,
         num_batches=steps_per_epoch(split.train, plan, world),
-        start=store_start(name, settings, ranker.state_dict()),
+        start=store_start(name, settings, ranker),
         checkpoint_every=settings.train.checkpoint_every_steps,
         train=settings.train.model_dump(),
         threads=max(int(settings.ray.cpus_per_worker), 1),
+        shard_items=settings.ray.shard_items,
+        parallel=settings.ray.parallel,
     )
-    return train(job, settings)
+    return train(job, settings, ranker)
 
 
 def _card(

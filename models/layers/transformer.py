@@ -35,7 +35,9 @@ class Block(AttentionLayer):
         self, heads: Heads, mask_B1LL: Tensor, bias_BLL: Tensor | None, plain: bool = False
     ) -> Tensor:
         """Attend among the inputs themselves: [B, H, L, W]."""
-        if bias_BLL is not None:
+        # With dropout torch's kernel for a CPU spends most of its time on drawing what to drop.
+        dropped_on_cpu = self.training and self.settings.dropout > 0 and not heads.q.is_cuda
+        if bias_BLL is not None or dropped_on_cpu:
             return super().attend(heads, mask_B1LL, bias_BLL)
         mixed_BHLW: Tensor = functional.scaled_dot_product_attention(
             heads.q,
@@ -53,9 +55,11 @@ class Block(AttentionLayer):
         return (q_BHQW / root) @ k_BHLW.transpose(-2, -1)
 
     def weights(self, scores_BHQL: Tensor, mask_B1QL: Tensor) -> Tensor:
-        """Softmax over the keys that the mask allows: [B, H, Q, L]."""
-        shares = scores_BHQL.masked_fill(~mask_B1QL, -torch.inf).softmax(dim=-1)
-        return self._drop(shares)
+        """Softmax over the keys that the mask allows: [B, H, Q, L]; the scores are used up."""
+        shut_B1QL = torch.zeros_like(mask_B1QL, dtype=scores_BHQL.dtype)
+        # Adding has no gradient to compute, filling has.
+        scores_BHQL.add_(shut_B1QL.masked_fill_(~mask_B1QL, -torch.inf))
+        return self._drop(scores_BHQL.softmax(dim=-1))
 
     def finish(self, x_BQD: Tensor, mixed_BHQW: Tensor, gate_BQD: Tensor | None) -> Tensor:
         """Complete the layer after attention: projection, residuals, feed-forward."""

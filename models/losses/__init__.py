@@ -10,6 +10,7 @@ from models.losses.sampled import (
     generalised_binary_cross_entropy,
     sampled_cross_entropy,
 )
+from models.losses.sharded import sharded_cross_entropy
 
 __all__ = [
     "CHUNK_TARGETS",
@@ -21,4 +22,5 @@ __all__ = [
     "in_batch_contrast",
     "pairwise_kl",
     "sampled_cross_entropy",
+    "sharded_cross_entropy",
 ]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.workers import ALONE, Workers
+
 # Of 64 to 1024, what was fastest on a CPU. A GPU takes as many as give this many scores.
 CHUNK_TARGETS = 256
 CHUNK_SCORES_GPU = 1 << 26
@@ -50,11 +52,15 @@ class Bonus:
         """Divide the number as a temperature divides all scores."""
         return Bonus(self.rows_E, self.columns_E, self.value / temperature)
 
-    def among(self, place_N: Tensor) -> "Bonus":
-        """Keep the entries of items that have a place, and name them by it; -1 is no place."""
-        places_E = place_N[self.columns_E]
-        kept = places_E >= 0
-        return Bonus(self.rows_E[kept], places_E[kept], self.value)
+    def among(self, places_E: Tensor) -> "Bonus":
+        """Name each entry's item by another place, and drop those whose place is -1."""
+        kept_E = places_E >= 0
+        return Bonus(self.rows_E[kept_E], places_E[kept_E], self.value)
+
+    def within(self, first: int, last: int) -> "Bonus":
+        """Keep the entries of the items first..last-1, and count these from 0."""
+        here_E = (self.columns_E >= first) & (self.columns_E < last)
+        return self.among(torch.where(here_E, self.columns_E - first, -1))
 
     def of(self, targets_T: Tensor) -> Tensor:
         """Return what each target's own score gets: float32 [T]."""
@@ -72,12 +78,14 @@ class Candidates:
         offset_N: Added to every score of an item; None for nothing.
         bonus: Added to some scores, its columns counted as the rows of `vectors_ND`.
         struck: int64 [2, X] (target, item) pairs that do not count, targets non-decreasing.
+        workers: Hold the rest of the candidates, and call this together with the same targets.
     """
 
     vectors_ND: Tensor
     offset_N: Tensor | None = None
     bonus: Bonus | None = None
     struck: Tensor | None = None
+    workers: Workers = ALONE
 
 
 def target_scores(hidden_TD: Tensor, wanted_TD: Tensor, extra_T: Tensor | None) -> Tensor:
@@ -112,8 +120,10 @@ def chunked_sum(
         beside_T: One more score per target within the logsumexp; None for none.
 
     Returns:
-        A scalar; zero, with zero gradients, where there is no target.
+        A scalar, the same on all workers that share the candidates; gradients are those of the
+        candidates held here. Zero, with zero gradients, where there is no target.
     """
+    assert candidates.workers.world == 1 or (reduction == "logsumexp" and beside_T is None)
     device, weight_ND = hidden_TD.device.type, candidates.vectors_ND
     reduced = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if reduced else weight_ND.dtype
@@ -127,7 +137,7 @@ def chunked_sum(
         weight_ND,
         beside_T,
         bonus.value,
-        (shares_T, candidates.offset_N, bonus.rows_E, bonus.columns_E, struck, reduction, dtype),
+        (shares_T, candidates, bonus, struck, reduction, dtype),
     )
     return total
 
@@ -155,14 +165,16 @@ class _ChunkedSum(torch.autograd.Function):
         value: Tensor,
         rest: tuple[Any, ...],
     ) -> Tensor:
-        shares_T, offset_N, rows_E, columns_E, struck, reduction, dtype = rest
+        shares_T, candidates, bonus, struck, reduction, dtype = rest
+        offset_N, rows_E, columns_E = candidates.offset_N, bonus.rows_E, bonus.columns_E
         count, items = hidden_TD.shape[0], weight_ND.shape[0]
         low_TD, low_ND = hidden_TD.to(dtype), weight_ND.to(dtype)
         size = CHUNK_TARGETS
         if hidden_TD.is_cuda:
             size = max(size, CHUNK_SCORES_GPU // items)
         buffer = low_TD.new_empty(items * min(size, count))
-        safe = reduction == "logsumexp" and _is_safe(hidden_TD, weight_ND, value, offset_N)
+        workers = candidates.workers
+        safe = reduction == "logsumexp" and _is_safe(hidden_TD, weight_ND, value, candidates)
         total = hidden_TD.new_zeros((), dtype=torch.float32)
         grad_TD = torch.empty_like(hidden_TD, dtype=torch.float32)
         grad_ND = torch.zeros_like(weight_ND, dtype=torch.float32)
@@ -187,7 +199,7 @@ class _ChunkedSum(torch.autograd.Function):
                 errors_NC, scale_C = scores_NC.sigmoid_(), shares_C
             else:
                 beside_C = None if beside_T is None else beside_T[start:stop]
-                values_C, errors_NC, sums_C = _logsumexp(scores_NC, beside_C, safe)
+                values_C, errors_NC, sums_C = _logsumexp(scores_NC, beside_C, safe, workers)
                 scale_C = shares_C / sums_C
                 if grad_T is not None and beside_C is not None:
                     grad_T[start:stop] = shares_C * (beside_C - values_C).exp()
@@ -211,7 +223,7 @@ class _ChunkedSum(torch.autograd.Function):
 
 
 def _logsumexp(
-    scores_NC: Tensor, beside_C: Tensor | None, safe: bool
+    scores_NC: Tensor, beside_C: Tensor | None, safe: bool, workers: Workers
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Overwrite scores by shares that are not yet divided: (logsumexp, shares, their sums).
 
@@ -219,24 +231,25 @@ def _logsumexp(
         scores_NC: Scores.
         beside_C: One more score per target, which has no row.
         safe: No score can overflow exp, so that the two passes for the maximum are not needed.
+        workers: Hold the scores of other candidates.
     """
     if safe:
         top_C = torch.zeros_like(scores_NC[0])
         shares_NC = scores_NC.exp_()
     else:
-        top_C = scores_NC.amax(dim=0)
+        top_C = workers.max(scores_NC.amax(dim=0))
         top_C = top_C if beside_C is None else torch.maximum(top_C, beside_C)
         shares_NC = scores_NC.sub_(top_C).exp_()
-    sums_C = shares_NC.sum(dim=0)
+    sums_C = workers.sum(shares_NC.sum(dim=0))
     if beside_C is not None:
         sums_C = sums_C + (beside_C - top_C).exp()
     return top_C + sums_C.log(), shares_NC, sums_C
 
 
-def _is_safe(hidden_TD: Tensor, weight_ND: Tensor, value: Tensor, offset_N: Tensor | None) -> bool:
+def _is_safe(hidden_TD: Tensor, weight_ND: Tensor, value: Tensor, candidates: Candidates) -> bool:
     """Bound every score by Cauchy and Schwarz and say whether exp of it is harmless."""
     bound = hidden_TD.float().norm(dim=1).amax() * weight_ND.float().norm(dim=1).amax()
     bound = bound + value.abs()
-    if offset_N is not None:
-        bound = bound + offset_N.abs().amax()
-    return bool(bound < SAFE_EXPONENT)
+    if candidates.offset_N is not None:
+        bound = bound + candidates.offset_N.abs().amax()
+    return bool(candidates.workers.max(bound) < SAFE_EXPONENT)

@@ -17,7 +17,7 @@ class Negatives:
     """Drawn items, each once.
 
     Attributes:
-        ids_M: int64 row numbers in the item table.
+        ids_M: int64 row numbers in the item table, rising.
         correction_M: log of how often an item was drawn over how often it was to be expected.
         num_items: Rows N of the item table.
     """
@@ -26,40 +26,46 @@ class Negatives:
     correction_M: Tensor
     num_items: int
 
-    def places(self) -> Tensor:
-        """Say where each item stands among the negatives: int64 [N], -1 for nowhere."""
-        place_N = self.ids_M.new_full((self.num_items,), -1)
-        place_N[self.ids_M] = torch.arange(len(self.ids_M), device=place_N.device)
-        return place_N
+    def places(self, ids: Tensor) -> Tensor:
+        """Say where each item stands among the negatives: int64, -1 for nowhere."""
+        at = torch.searchsorted(self.ids_M, ids).clamp(max=len(self.ids_M) - 1)
+        return torch.where(self.ids_M[at] == ids, at, -1)
 
     def candidates(
         self, vectors_MD: Tensor, targets_T: Tensor, bonus: Bonus | None, corrected: bool
     ) -> Candidates:
         """Judge targets against these vectors, but nobody against the own item."""
-        place_N = self.places()
-        place_T = place_N[targets_T]
+        place_T = self.places(targets_T)
         (rows_X,) = (place_T >= 0).nonzero(as_tuple=True)
         return Candidates(
             vectors_MD,
             self.correction_M if corrected else None,
-            None if bonus is None else bonus.among(place_N),
+            None if bonus is None else bonus.among(self.places(bonus.columns_E)),
             torch.stack([rows_X, place_T[rows_X]]),
         )
 
 
-def draw_negatives(count: int, counts_N: Tensor) -> Negatives:
-    """Draw items with replacement, in proportion to their counts.
+def draw_negatives(
+    count: int, weights_N: Tensor | int, generator: torch.Generator | None = None
+) -> Negatives:
+    """Draw items with replacement, in proportion to their weights.
 
     Args:
         count: Draws; fewer distinct items come back where some are drawn again.
-        counts_N: Weight of each item; ones draw uniformly.
+        weights_N: Weight of each item; or how many items there are, which then weigh alike.
+        generator: Where the draws come from, on the weights' device; None for torch's own.
     """
-    edges_N = counts_N.double().cumsum(0)
-    drawn = torch.rand(count, dtype=torch.float64, device=counts_N.device) * edges_N[-1]
-    places = torch.searchsorted(edges_N, drawn, right=True).clamp(max=len(counts_N) - 1)
+    if isinstance(weights_N, int):
+        device = None if generator is None else generator.device
+        drawn = torch.randint(weights_N, (count,), generator=generator, device=device)
+        ids_M, times_M = torch.unique(drawn, return_counts=True)
+        return Negatives(ids_M, (times_M * (weights_N / count)).log().float(), weights_N)
+    edges_N = weights_N.double().cumsum(0)
+    drawn = edges_N.new_empty(count).uniform_(generator=generator) * edges_N[-1]
+    places = torch.searchsorted(edges_N, drawn, right=True).clamp(max=len(weights_N) - 1)
     ids_M, times_M = torch.unique(places, return_counts=True)
-    expected_M = counts_N[ids_M].double() * (count / edges_N[-1])
-    return Negatives(ids_M, (times_M / expected_M).log().float(), len(counts_N))
+    expected_M = weights_N[ids_M].double() * (count / edges_N[-1])
+    return Negatives(ids_M, (times_M / expected_M).log().float(), len(weights_N))
 
 
 def sampled_cross_entropy(

@@ -9,13 +9,17 @@ import ray.train
 import ray.train.torch
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 
 from models.base import Ranker
 from models.batch import SequenceBatch
 from models.fitting import Forward
+from models.parallel import fully_sharded, replicated
+from models.workers import ALONE, Workers
 from pipelines.errors import InputError
 from pipelines.io.cluster import ray_cluster
 from pipelines.io.progress import progress_board
+from pipelines.io.run_files import storage_folder
 from pipelines.io.training_job import (
     KEPT,
     FolderDesk,
@@ -23,7 +27,6 @@ from pipelines.io.training_job import (
     Team,
     Trained,
     run_job,
-    storage_folder,
     write_files,
 )
 from pipelines.settings import Settings
@@ -31,14 +34,14 @@ from pipelines.settings import Settings
 FAILED = "failed"
 
 
-def train(job: Job, settings: Settings) -> Trained:
-    """Run the job to its end, resuming what an earlier attempt left.
+def train(job: Job, settings: Settings, ranker: Ranker) -> Trained:
+    """Run the job to its end, resuming what an earlier attempt left; load its weights.
 
     Raises:
         InputError: the loss stopped being finite; names the step and the last good checkpoint.
     """
     if settings.ray.num_workers == 0:
-        return _train_here(job, settings)
+        return _train_here(job, settings, ranker)
     with ray_cluster(settings.ray), progress_board() as board:
         trainer = ray.train.torch.TorchTrainer(
             _worker,
@@ -62,15 +65,15 @@ def train(job: Job, settings: Settings) -> Trained:
         raise InputError(str(metrics[FAILED]))
     assert result.checkpoint is not None, "a finished run reports its final checkpoint"
     with result.checkpoint.as_directory() as folder:
-        return Trained.read(folder)
+        return Trained.read(folder, ranker)
 
 
-def _train_here(job: Job, settings: Settings) -> Trained:
+def _train_here(job: Job, settings: Settings, ranker: Ranker) -> Trained:
     folder = Path(storage_folder(settings)) / job.name
     device = torch.device("cuda" if settings.ray.use_gpu else "cpu")
     alone = Team(0, 1, device, lambda ranker: ranker, lambda values: values)
     run_job(job, FolderDesk(folder), alone)
-    return Trained.read(folder / "final")
+    return Trained.read(folder / "final", ranker)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -79,19 +82,24 @@ def _worker(config: dict[str, Any]) -> None:
     world = context.get_world_size()
     device = ray.train.torch.get_device()
 
+    job = Job(**config["job"])
+    mesh = init_device_mesh(device.type, (world,)) if world > 1 else None
+
     def wrap(ranker: Ranker) -> Forward:
-        if world == 1:
+        if mesh is None:
             return ranker
-        return _all_or_none_finite(ray.train.torch.prepare_model(ranker), device)
+        forward = fully_sharded(ranker, mesh) if job.parallel == "fsdp2" else replicated(ranker)
+        return _all_or_none_finite(forward, device)
 
     def reduce_sum(values: Tensor) -> Tensor:
         if world > 1:
             torch.distributed.all_reduce(values)
         return values
 
-    team = Team(context.get_world_rank(), world, device, wrap, reduce_sum)
+    holders = Workers(mesh) if job.shard_items else ALONE
+    team = Team(context.get_world_rank(), world, device, wrap, reduce_sum, holders)
     try:
-        run_job(Job(**config["job"]), RayDesk(config["board"]), team)
+        run_job(job, RayDesk(config["board"]), team)
     except InputError as error:
         # Raised, it would be retried as a worker's failure; the same weights diverge again.
         ray.train.report({FAILED: str(error)})

@@ -2,10 +2,10 @@
 
 Every worker streams its own shard of the sequences partition out of the lake (Arrow directly: the
 order of rows must be the same after a restart) and all take the same number of steps. A checkpoint
-holds the fitter's whole state: weights, optimiser, random numbers and the place in the data.
+holds the fitter's whole state: weights, optimiser, random numbers and the place in the data. Where
+weights lie in parts over the workers, each stores its own.
 """
 
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -15,17 +15,21 @@ from typing import Any, Protocol
 
 import structlog
 import torch
-from pyarrow.fs import FileSystem, FileType
 from torch import Tensor
 
 from models.base import Ranker
 from models.fitting import EpochResult, FitConfig, Fitter, Forward, NonFiniteLossError, StepState
+from models.item_table import PartedTableError, tables_over
+from models.local_state import load_whole
+from models.parallel import whole_weights
 from models.registry import from_spec
+from models.workers import ALONE, Workers
 from pipelines.errors import InputError
 from pipelines.histories import Shard, read_histories, split_histories
 from pipelines.io.lake import Lake
+from pipelines.io.run_files import read_start
 from pipelines.run import Run
-from pipelines.settings import Settings, TrainSettings
+from pipelines.settings import TrainSettings
 
 log = structlog.get_logger()
 
@@ -43,6 +47,8 @@ class Job:
         start: file with the ranker's first state (drawn and counted once, by the driver).
         cuts: unix times that bound the training and the validation events.
         num_batches: steps per epoch of every worker.
+        shard_items: lay the item table by rows over the workers.
+        parallel: "ddp" or "fsdp2", for everything else.
     """
 
     name: str
@@ -59,22 +65,29 @@ class Job:
     checkpoint_every: int
     train: dict[str, Any]
     threads: int
+    shard_items: bool
+    parallel: str
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The best weights and the curve of a finished run."""
+    """The curve of a finished run, and where it ran."""
 
-    weights: dict[str, Tensor]
     curve: list[EpochResult]
     device: str
 
     @classmethod
-    def read(cls, folder: str | Path) -> "Trained":
-        """Read a run's final checkpoint."""
-        state = torch.load(Path(folder) / FINAL_FILE, weights_only=True)
+    def read(cls, folder: str | Path, ranker: Ranker) -> "Trained":
+        """Read a run's final checkpoint, its best weights straight into a whole ranker."""
+        state = torch.load(Path(folder) / FINAL_FILE, weights_only=True, mmap=True)
+        load_whole(ranker, state["weights"])
+        for part in state["rows"]:  # each mapped and copied in turn: never twice the table
+            saved = torch.load(Path(folder) / part, weights_only=True, mmap=True)
+            table = ranker.item_table
+            assert table is not None
+            table.local.detach()[saved["first"] :][: len(saved["rows"])] = saved["rows"]
         curve = [EpochResult(**point) for point in state["curve"]]
-        return cls(state["weights"], curve, str(state["device"]))
+        return cls(curve, str(state["device"]))
 
 
 class Desk(Protocol):
@@ -97,6 +110,7 @@ class Team:
     Attributes:
         wrap: turns the ranker into the forward pass of parallel training.
         reduce_sum: sums a tensor over the workers.
+        holders: who holds the item table.
     """
 
     rank: int
@@ -104,6 +118,7 @@ class Team:
     device: torch.device
     wrap: Callable[[Ranker], Forward]
     reduce_sum: Callable[[Tensor], Tensor]
+    holders: Workers = ALONE
 
 
 def run_job(job: Job, desk: Desk, team: Team) -> None:
@@ -113,20 +128,20 @@ def run_job(job: Job, desk: Desk, team: Team) -> None:
         InputError: the loss stopped being finite; names the step and the last good checkpoint.
     """
     torch.set_num_threads(job.threads)
-    finished = desk.load(FINAL_FILE)
-    if finished is not None:  # the run had ended, but what came after it had not
-        desk.save(FINAL, {FINAL_FILE: finished} if team.rank == 0 else {})
+    finished = _reload_final(desk, team.rank)
+    if finished:  # the run had ended, but what came after it had not
+        desk.save(FINAL, finished)
         return
     fitter = _fitter(job, team)
-    state = desk.load("state-0.pt")
+    state = _reload_state(desk, team.rank)
     if state is not None:
-        fitter.load_state_dict(state | (desk.load(f"state-{team.rank}.pt") or {}))
+        fitter.load_state_dict(state)
         desk.note({"event": "resumed", "run": job.name, "step": fitter.step})
     saved = ["none yet" if state is None else f"step {fitter.step}"]
 
     def checkpoint() -> None:
         saved[0] = f"step-{fitter.step:09d}-epoch-{fitter.epoch:04d}"
-        desk.save(saved[0], _state_files(fitter, team.rank))
+        desk.save(saved[0], {f"state-{team.rank}.pt": _state(fitter, job, team)})
 
     def after_step(at: StepState) -> None:
         if at.step % job.checkpoint_every == 0 and at.batch < at.num_batches:
@@ -138,10 +153,12 @@ def run_job(job: Job, desk: Desk, team: Team) -> None:
             if team.rank == 0:
                 desk.note(_line(result))
             checkpoint()
+    except PartedTableError as error:
+        raise InputError(f"{job.spec['name']}: {error}") from error
     except NonFiniteLossError as error:
         raise InputError(f"{error}; last good checkpoint of {job.name}: {saved[0]}") from error
     fitter.restore_best()
-    desk.save(FINAL, {FINAL_FILE: _final(fitter)} if team.rank == 0 else {})
+    desk.save(FINAL, _final_files(fitter, team))
 
 
 def _fitter(job: Job, team: Team) -> Fitter:
@@ -149,10 +166,9 @@ def _fitter(job: Job, team: Team) -> Fitter:
     lake.pin("sequences", job.sequences_version)
     store = read_histories(lake, job.ds, job.actions, Shard(team.rank, team.world))
     split = split_histories(store, TrainSettings(**job.train), job.cuts)
-    ranker = from_spec(job.spec)
-    files, path = FileSystem.from_uri(job.start)
-    with files.open_input_file(path) as stream:
-        ranker.load_state_dict(torch.load(io.BytesIO(stream.read()), weights_only=True))
+    with tables_over(team.holders):
+        ranker = from_spec(job.spec)
+    read_start(job.start, ranker)
     return Fitter(
         ranker,
         split.train,
@@ -167,18 +183,49 @@ def _fitter(job: Job, team: Team) -> Fitter:
     )
 
 
-def _state_files(fitter: Fitter, rank: int) -> dict[str, dict[str, Any]]:
-    """Rank 0 stores everything, the others their random numbers."""
-    state = fitter.state_dict()
-    if rank > 0:
+def _state(fitter: Fitter, job: Job, team: Team) -> dict[str, Any]:
+    """What a worker stores: its parts; where all hold the same, rank 0 stores it for all."""
+    state = fitter.live_state()
+    if team.rank > 0 and team.holders.world == 1 and job.parallel == "ddp":
         state = {key: state[key] for key in ("torch_rng", "cuda_rng") if key in state}
-    return {f"state-{rank}.pt": state}
+    return state
 
 
-def _final(fitter: Fitter) -> dict[str, Any]:
-    weights = {name: value.detach().cpu() for name, value in fitter.ranker.state_dict().items()}
+def _reload_state(desk: "Desk", rank: int) -> dict[str, Any] | None:
+    own = desk.load(f"state-{rank}.pt")
+    if own is None or "ranker" in own:
+        return own
+    first = desk.load("state-0.pt")
+    return None if first is None else first | own
+
+
+def _final_files(fitter: Fitter, team: Team) -> dict[str, dict[str, Any]]:
+    """Rank 0 stores the weights; of an item table in parts every worker stores its rows."""
+    weights = whole_weights(fitter.ranker)
+    parted = team.holders.world > 1
+    rows = [_rows_file(rank) for rank in range(team.world)] if parted else []
     curve = [asdict(point) for point in fitter.curve]
-    return {"weights": weights, "curve": curve, "device": str(fitter.device)}
+    files: dict[str, dict[str, Any]] = {}
+    if team.rank == 0:
+        device = str(fitter.device)
+        files[FINAL_FILE] = {"weights": weights, "rows": rows, "curve": curve, "device": device}
+    if parted:
+        table = fitter.ranker.item_table
+        assert table is not None
+        first, last = table.span
+        held = table.local.detach()[: last - first].cpu()
+        files[_rows_file(team.rank)] = {"first": first, "rows": held.clone()}
+    return files
+
+
+def _rows_file(rank: int) -> str:
+    return f"final-rows-{rank}.pt"
+
+
+def _reload_final(desk: "Desk", rank: int) -> dict[str, dict[str, Any]]:
+    names = [FINAL_FILE, _rows_file(0)] if rank == 0 else [_rows_file(rank)]
+    found = {name: desk.load(name) for name in names}
+    return {name: content for name, content in found.items() if content is not None}
 
 
 def _line(result: EpochResult) -> dict[str, Any]:
@@ -233,36 +280,3 @@ class FolderDesk:
         """Complete checkpoints, oldest first; the final one is the newest."""
         names = [path for path in self._folder.iterdir() if not path.name.startswith(".")]
         return sorted(names, key=lambda path: (path.name == FINAL, path.name))
-
-
-def storage_folder(settings: Settings) -> str:
-    """Where checkpoints live: beside a local lake unless `ray.storage` is set."""
-    if settings.ray.storage:
-        return settings.ray.storage
-    if "://" in settings.lake_uri:
-        raise InputError(
-            f"the lake {settings.lake_uri} is remote: set RECKONER_RAY__STORAGE to a folder that "
-            "every Ray node reaches"
-        )
-    return str(Path(settings.lake_uri).absolute().parent / "training")
-
-
-def store_start(name: str, settings: Settings, state: dict[str, Tensor]) -> str:
-    """Write the ranker's first state where every worker reads it; returns the file's address."""
-    uri = f"{storage_folder(settings)}/{name}.start.pt"
-    files, path = FileSystem.from_uri(uri)
-    files.create_dir(path.rsplit("/", 1)[0])
-    content = io.BytesIO()
-    torch.save(dict(state), content)
-    with files.open_output_stream(path) as stream:
-        stream.write(content.getvalue())
-    return uri
-
-
-def forget(name: str, settings: Settings) -> None:
-    """Delete a finished run's checkpoints and first state."""
-    files, folder = FileSystem.from_uri(f"{storage_folder(settings)}/{name}")
-    if files.get_file_info(folder).type == FileType.Directory:
-        files.delete_dir(folder)
-    if files.get_file_info(f"{folder}.start.pt").type == FileType.File:
-        files.delete_file(f"{folder}.start.pt")

@@ -71,12 +71,18 @@ def test_dry_run_registers_nothing(trained: Command) -> None:
     assert Registry(load_settings(trained.lake)).known() == ["1", "challenger -> 1"]
 
 
-def test_two_workers_learn_the_same_task(trained: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("shard_items", "parallel"), [("false", "ddp"), ("true", "fsdp2")])
+def test_two_workers_learn_the_same_task(
+    trained: Command, monkeypatch: pytest.MonkeyPatch, shard_items: str, parallel: str
+) -> None:
     monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "2")
     monkeypatch.setenv("RECKONER_RAY__CPUS_PER_WORKER", "0.5")
+    monkeypatch.setenv("RECKONER_RAY__SHARD_ITEMS", shard_items)
+    monkeypatch.setenv("RECKONER_RAY__PARALLEL", parallel)
     result = trained.json("train-ranker", "--partition", DS, *QUICK)
     assert result["version"] == "2"
     assert result["ndcg@10"][1] > 0.3
+    assert weights(trained.lake, "2")["items.weight"].shape[0] == 41
 
 
 def test_killed_training_resumes_at_the_exact_batch(
