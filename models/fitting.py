@@ -141,6 +141,11 @@ class Fitter:
         return self._at.cpu_seconds
 
     @property
+    def table_bytes(self) -> int:
+        """Bytes of the item table and of its optimiser state that this process holds."""
+        return self._optimisers.table_bytes
+
+    @property
     def best_metric(self) -> float | None:
         """Best validation NDCG@10 so far."""
         return None if self._best is None else self._at.best

@@ -90,7 +90,7 @@ class Optimisers:
             if table.by_rows:
                 self._rows = RowAdagrad(table)
                 learning = [p for p in learning if p is not table.weight]
-        self._learning = learning
+        self._table, self._learning = table, learning
         # Tensors in parts cannot stand in one fused update with whole ones.
         kinds = [[p for p in learning if isinstance(p, DTensor) == parted] for parted in (0, 1)]
         self._adamw = torch.optim.AdamW(
@@ -98,6 +98,17 @@ class Optimisers:
             lr=config.lr,
             weight_decay=config.weight_decay,
         )
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the item table and of its optimiser state that this process holds."""
+        if self._table is None:
+            return 0
+        held = [self._table.local]
+        held += [] if self._rows is None else [self._rows.sums_R]
+        moments = self._adamw.state.get(self._table.weight, {})
+        held += [local_parts(value) for name, value in moments.items() if name != "step"]
+        return sum(tensor.nbytes for tensor in held)
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step before."""

@@ -2,7 +2,8 @@
 
 `DATASET=DIR` names a folder with `events.parquet`; without it a generated shop serves. `QUICK=1`
 cuts each training at 60 CPU seconds. Results go to `.reckoner/bench`, one file per ranker; one
-that is there already is not measured again.
+that is there already is not measured again. `ITEMS=N` measures a generated catalogue of N items
+instead, see `benchmark_scale`.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipelines.benchmark_scale import bench_scale
 from pipelines.cli import main
 from pipelines.io.lake import Lake
 from pipelines.run import Run
@@ -46,6 +48,9 @@ def shop_dataset(home: Path) -> Path:
 def bench() -> None:
     """Measure what is missing and print each ranker's line."""
     HOME.mkdir(parents=True, exist_ok=True)
+    if "ITEMS" in os.environ:
+        bench_scale(HOME)
+        return
     named = os.environ.get("DATASET")
     dataset = Path(named) if named else shop_dataset(HOME)
     for ranker in RANKERS:

@@ -119,23 +119,6 @@ def answers(ranker: Ranker) -> tuple[Tensor, Tensor, Any]:
     return *lists, target_ranks(ranker, queries, users.targets, seen, chunk=64)
 
 
-def table_bytes(fitter: Fitter) -> int:
-    """Bytes of the item table and its optimiser state in this process."""
-    table = fitter.ranker.item_table
-    assert table is not None
-    optimisers = fitter.live_state()["optimisers"]
-    shape = table.local.shape
-    held = [table.local]
-    held += [
-        moment
-        for moments in optimisers["adamw"]["state"].values()
-        for moment in moments.values()
-        if moment.shape == shape
-    ]
-    held += [] if optimisers["rows"] is None else [optimisers["rows"]]
-    return sum(tensor.numel() * tensor.element_size() for tensor in held)
-
-
 def train(workers: Workers, case: str) -> Outcome:
     fitter = fitter_of(workers, case)
     curve = fitter.fit()
@@ -149,7 +132,7 @@ def train(workers: Workers, case: str) -> Outcome:
         ranks,
         table.local.detach().clone(),
         whole_weights(fitter.ranker),
-        table_bytes(fitter),
+        fitter.table_bytes,
     )
 
 
