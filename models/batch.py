@@ -4,7 +4,7 @@ Shape legend: B rows of a batch, L positions, R rows of a store.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class SequenceBatch:
         times_BL: int64 unix seconds, 0 at padding.
         actions_BL: int64, 0 at padding and where unknown.
         targets_BL: int64 next item per position, 0 for none; None outside training.
+        target_actions_BL: int64 action of each target, 0 where unknown; None outside training.
     """
 
     item_ids_BL: Tensor
@@ -35,6 +36,7 @@ class SequenceBatch:
     times_BL: Tensor
     actions_BL: Tensor
     targets_BL: Tensor | None = None
+    target_actions_BL: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -53,14 +55,12 @@ class SequenceBatch:
 
     def to(self, device: torch.device | str) -> "SequenceBatch":
         """Copy the batch to a device."""
-        targets = None if self.targets_BL is None else self.targets_BL.to(device)
-        return SequenceBatch(
-            self.item_ids_BL.to(device),
-            self.valid_BL.to(device),
-            self.times_BL.to(device),
-            self.actions_BL.to(device),
-            targets,
-        )
+        moved: dict[str, Any] = {
+            part.name: None if value is None else value.to(device)
+            for part in fields(self)
+            for value in [getattr(self, part.name)]
+        }
+        return replace(self, **moved)
 
 
 def collate(
@@ -93,11 +93,16 @@ def collate(
         values = values if len(values) else np.zeros(1, np.int64)
         return torch.from_numpy(np.where(valid, values[at], 0).astype(np.int64))
 
-    targets = gather(store.items, np.where(valid, place + 1, 0)) if with_targets else None
+    next_place = np.where(valid, place + 1, 0)
+    targets, target_actions = (
+        gather(values, next_place) if with_targets else None
+        for values in (store.items, store.actions)
+    )
     items, times, actions = (
         gather(values, place) for values in (store.items, store.times, store.actions)
     )
-    return SequenceBatch(items, torch.from_numpy(valid), times, actions, targets)
+    real = torch.from_numpy(valid)
+    return SequenceBatch(items, real, times, actions, targets, target_actions)
 
 
 class BatchPlan(BaseModel):

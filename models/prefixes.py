@@ -11,7 +11,7 @@ from models.encoders.base import every_position
 
 
 def draw_prefixes(batch: SequenceBatch, per_row: int) -> SequenceBatch:
-    """Cut each row at up to `per_row` positions that have a target, drawn without replacement.
+    """Cut each row at the positions that `draw_places` draws.
 
     Where every position of one row may see all others, a next item must not stand in the same row
     as the history that predicts it: each prefix becomes a row of its own, with a target at its last
@@ -20,6 +20,15 @@ def draw_prefixes(batch: SequenceBatch, per_row: int) -> SequenceBatch:
 
     Returns:
         A batch of at most B * P rows of L positions, left padded.
+    """
+    return prefixes_at(batch, *draw_places(batch, per_row))
+
+
+def draw_places(batch: SequenceBatch, per_row: int) -> tuple[Tensor, Tensor]:
+    """Draw up to `per_row` positions of each row that have a target, without replacement.
+
+    Returns:
+        Rows and positions of at least one place, int64 [P] each.
     """
     assert batch.targets_BL is not None, "training batches carry targets"
     chosen_BL = (batch.targets_BL > 0) & batch.valid_BL
@@ -32,7 +41,7 @@ def draw_prefixes(batch: SequenceBatch, per_row: int) -> SequenceBatch:
     places = drawn_BP.indices[real_BP]
     if len(rows) == 0:
         rows, places = rows_B[:1], rows_B[:1] * 0
-    return prefixes_at(batch, rows, places)
+    return rows, places
 
 
 def num_prefixes(batch: SequenceBatch, per_row: int) -> int:

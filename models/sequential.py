@@ -3,7 +3,7 @@
 Shape legend: B rows, L positions, Q places, D width, T real targets, E entries, N catalogue size.
 """
 
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -84,19 +84,14 @@ def build_encoder(config: SequentialConfig, extra_tokens: int = 0) -> Encoder:
 
 
 class SequentialRanker(NeuralRanker):
-    """An item table, an encoder over it, and losses at every position with a next item.
+    """An item table, an encoder over it, and losses at every position with a next item."""
 
-    Attributes:
-        extra_tokens: Tokens of its own that the ranker gives the encoder beside a history.
-    """
-
-    extra_tokens: ClassVar[int] = 0
     config_type = SequentialConfig
     config: SequentialConfig
 
     def __init__(self, config: SequentialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.encoder = build_encoder(config, self.extra_tokens)
+        self.encoder = build_encoder(config, self.extra_tokens(config))
         self.auxiliary = build_auxiliaries(
             config.auxiliary, config.max_length, config.dim, num_items
         )
@@ -106,6 +101,11 @@ class SequentialRanker(NeuralRanker):
     def auxiliaries(self) -> list[Auxiliary]:
         """The objectives beside the ranker's own."""
         return [cast(Auxiliary, one) for one in self.auxiliary]
+
+    @classmethod
+    def extra_tokens(cls, config: SequentialConfig) -> int:
+        """Count the tokens of its own that the ranker gives the encoder beside a history."""
+        return 0
 
     def fit_statistics(self, store: SequenceStore) -> None:
         """Mark the known items; let auxiliary objectives keep their sample of the rows."""

@@ -66,11 +66,14 @@ class Chain:
         keys: Per layer, one tensor per token.
         values: Per layer, one tensor per token.
         length: Tokens added so far.
+        joined: Whether the places of a row form a block, whose tokens see those of the whole block,
+            or think each for itself.
     """
 
     keys: list[list[Tensor]] = field(default_factory=list)
     values: list[list[Tensor]] = field(default_factory=list)
     length: int = 0
+    joined: bool = False
 
 
 class Encoder(nn.Module, ABC):
@@ -98,16 +101,16 @@ class Encoder(nn.Module, ABC):
         """Run one new token per place through all layers; it joins the place's own chain.
 
         It attends to what its place may see of the base pass and to the tokens of its own chain,
-        itself included, and to nothing else.
+        itself included, and to nothing else. In a joined chain these are the tokens of all places.
 
         Returns:
             Its state, normalised as those of the base pass: [B, Q, D].
         """
 
-    def start_chain(self) -> Chain:
+    def start_chain(self, joined: bool = False) -> Chain:
         """Begin with no added token."""
         empty: list[list[Tensor]] = [[] for _ in range(self.num_layers)]
-        return Chain(empty, [list(tokens) for tokens in empty])
+        return Chain(empty, [list(tokens) for tokens in empty], joined=joined)
 
 
 def initialise(module: nn.Module) -> None:

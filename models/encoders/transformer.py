@@ -118,11 +118,13 @@ class TransformerEncoder(Encoder):
     def step(self, x_BQD: Tensor, base: BasePass, chain: Chain) -> Tensor:
         """Run one new token per place through all layers; it joins the place's own chain.
 
-        It stands at the next position and keeps the time of its place's event.
+        It stands at the next position, a block's tokens behind the block, and keeps the time of its
+        place's event.
         """
         chain.length += 1
-        at_BQ = base.places_BQ + chain.length
-        counts_BQ = positions_of(base.batch.valid_BL).gather(1, base.places_BQ) + chain.length
+        ahead = chain.length * (x_BQD.shape[1] if chain.joined else 1)
+        at_BQ = base.places_BQ + ahead
+        counts_BQ = positions_of(base.batch.valid_BL).gather(1, base.places_BQ) + ahead
         bias_of = self._biases(base.batch, at_BQ, base.places_BQ)
         for layer, block in enumerate(self.layers):
             heads = self._turned(block.heads(x_BQD), counts_BQ)
@@ -139,25 +141,16 @@ class TransformerEncoder(Encoder):
         """Attend to the base pass under its mask and to the place's own chain."""
         block = self.layers[layer]
         base_BHQL = block.scores(q_BHQW, base.keys[layer])
-        own_BHQk = torch.cat(
-            [
-                block.scores(q_BHQW[..., None, :], k[..., None, :])[..., 0]
-                for k in chain.keys[layer]
-            ],
-            dim=-1,
-        )
+        own_BHQk = _own_scores(block, q_BHQW, chain, layer)
         if bias_BQL is not None:
             base_BHQL = base_BHQL + bias_BQL[:, None]
-            own_BHQk = own_BHQk + self._own_bias(layer, chain.length, bias_BQL.device)
-        scores = torch.cat([base_BHQL, own_BHQk], dim=-1)
-        weights = block.weights(
-            scores, functional.pad(base.mask_B1QL, (0, chain.length), value=True)
-        )
+            own_k = self._own_bias(layer, chain.length, bias_BQL.device)
+            own_BHQk = own_BHQk + own_k.repeat_interleave(own_BHQk.shape[-1] // chain.length)
+        allowed = functional.pad(base.mask_B1QL, (0, own_BHQk.shape[-1]), value=True)
+        weights = block.weights(torch.cat([base_BHQL, own_BHQk], dim=-1), allowed)
         length = base_BHQL.shape[-1]
-        mixed = weights[..., :length] @ base.values[layer]
-        for place, value in enumerate(chain.values[layer]):
-            mixed = mixed + weights[..., length + place, None] * value
-        return mixed
+        mixed_BHQW = weights[..., :length] @ base.values[layer]
+        return mixed_BHQW + _own_values(weights[..., length:], chain, layer)
 
     def _turned(self, heads: Heads, positions_BQ: Tensor) -> Heads:
         """Turn queries and keys by their positions where the encoding is rotary."""
@@ -183,3 +176,20 @@ class TransformerEncoder(Encoder):
         events_k = torch.arange(length - 1, -1, -1, device=device)
         bias_k: Tensor = self.biases[layer](Gaps(events_k, torch.zeros_like(events_k)))
         return bias_k
+
+
+def _own_scores(block: AttentionLayer, q_BHQW: Tensor, chain: Chain, layer: int) -> Tensor:
+    """Compare the newest tokens with their own chains, or with all of their block's."""
+    if chain.joined:
+        return block.scores(q_BHQW, torch.cat(chain.keys[layer], dim=2))
+    alone = [block.scores(q_BHQW[..., None, :], k[..., None, :]) for k in chain.keys[layer]]
+    return torch.cat(alone, dim=-1)[..., 0, :]
+
+
+def _own_values(weights_BHQk: Tensor, chain: Chain, layer: int) -> Tensor:
+    """Mix the values of what `_own_scores` compared: [B, H, Q, W]."""
+    values = chain.values[layer]
+    if chain.joined:
+        return weights_BHQk @ torch.cat(values, dim=2)
+    mixed = [weights_BHQk[..., place, None] * value for place, value in enumerate(values)]
+    return torch.stack(mixed).sum(dim=0)

@@ -49,6 +49,7 @@ class Reasoning(nn.Module):
         base: BasePass,
         noise: float = 0.0,
         cue_QD: Tensor | None = None,
+        joined: bool = False,
     ) -> Tensor:
         """Reason from the places of a base pass: [S, B, Q, D], the first state unreasoned.
 
@@ -57,10 +58,11 @@ class Reasoning(nn.Module):
             base: What the base pass left, seen from the places to reason from.
             noise: Standard deviation of Gaussian noise on every thought's input.
             cue_QD: Added to every thought's input at its place, but never to the states.
+            joined: Whether the places of a row think as one block (see `Chain`).
         """
         state = base.hidden_BQD
         states = [state]
-        chain = encoder.start_chain()
+        chain = encoder.start_chain(joined)
         for step in range(self.steps):
             cue = self.positions_KD[step] if cue_QD is None else self.positions_KD[step] + cue_QD
             x_BQD = encoder.enter(state + cue)

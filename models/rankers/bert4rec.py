@@ -45,12 +45,16 @@ class BERT4Rec(SequentialRanker):
     source = "Sun et al. 2019 (arXiv 1904.06690)"
     config_type = BERT4RecConfig
     config: BERT4RecConfig
-    extra_tokens = 1
 
     def __init__(self, config: BERT4RecConfig, num_items: int) -> None:
         super().__init__(config, num_items)
         self.mask_token_D = nn.Parameter(torch.empty(config.dim))
         nn.init.normal_(self.mask_token_D, std=INIT_STD)
+
+    @classmethod
+    def extra_tokens(cls, config: SequentialConfig) -> int:
+        """Count the mask behind the history."""
+        return 1
 
     def base_pass(self, batch: SequenceBatch) -> BasePass:
         """Encode whole rows with some events masked; the masked items are the targets."""
