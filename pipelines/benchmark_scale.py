@@ -110,16 +110,18 @@ def _measure(stretch: Stretch, workers: Workers) -> dict[str, Any]:
     fitter.run_epoch(lambda at: _note(at, losses, workers))
     train_seconds = time.perf_counter() - began
     users = store.take(np.arange(stretch.users))
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     queries = encode_rows(ranker, users)
     scores, _ = top_k(ranker, queries, stretch.top, exclude=SeenItems.from_store(users))
     score_seconds = time.perf_counter() - began
+    cpu_seconds = {"train": fitter.cpu_seconds, "score": time.process_time() - cpu_began}
     assert bool(torch.isfinite(scores).all())
     return asdict(stretch) | {
         "loss": [round(float(np.mean(part)), 4) for part in (losses[:10], losses[-10:])],
         "steps_per_second": round(fitter.step / train_seconds, 2),
         "targets_per_second": round(fitter.num_targets / train_seconds, 1),
         "users_per_second": round(stretch.users / score_seconds, 2),
+        "cpu_seconds": {name: round(value, 1) for name, value in cpu_seconds.items()},
         "table_mb": round(fitter.table_bytes / MIB, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }

@@ -128,9 +128,9 @@ def run_job(job: Job, desk: Desk, team: Team) -> None:
         InputError: the loss stopped being finite; names the step and the last good checkpoint.
     """
     torch.set_num_threads(job.threads)
-    finished = _reload_final(desk, team.rank)
-    if finished:  # the run had ended, but what came after it had not
-        desk.save(FINAL, finished)
+    finished = desk.load(FINAL_FILE)
+    if finished is not None:  # the run had ended, but what came after it had not
+        desk.save(FINAL, _final_again(finished, desk, team.rank))
         return
     fitter = _fitter(job, team)
     state = _reload_state(desk, team.rank)
@@ -222,10 +222,11 @@ def _rows_file(rank: int) -> str:
     return f"final-rows-{rank}.pt"
 
 
-def _reload_final(desk: "Desk", rank: int) -> dict[str, dict[str, Any]]:
-    names = [FINAL_FILE, _rows_file(0)] if rank == 0 else [_rows_file(rank)]
-    found = {name: desk.load(name) for name in names}
-    return {name: content for name, content in found.items() if content is not None}
+def _final_again(finished: dict[str, Any], desk: "Desk", rank: int) -> dict[str, dict[str, Any]]:
+    files = {FINAL_FILE: finished} if rank == 0 else {}
+    mine = _rows_file(rank)
+    rows = desk.load(mine) if mine in finished["rows"] else None
+    return files if rows is None else files | {mine: rows}
 
 
 def _line(result: EpochResult) -> dict[str, Any]:
