@@ -22,6 +22,9 @@ from dags.launch import step
         "max_items": Param(
             None, type=["null", "integer"], minimum=1, description="items asked about at most"
         ),
+        "max_tokens": Param(
+            None, type=["null", "integer"], minimum=1, description="tokens spent at most"
+        ),
         "max_cost_usd": Param(
             None, type=["null", "number"], minimum=0, description="money spent at most"
         ),
@@ -35,7 +38,11 @@ def item_knowledge() -> None:
         Command(
             "build-item-knowledge",
             image="ray",
-            flags={"--max-items": "max_items", "--max-cost-usd": "max_cost_usd"},
+            flags={
+                "--max-items": "max_items",
+                "--max-tokens": "max_tokens",
+                "--max-cost-usd": "max_cost_usd",
+            },
         ),
         outlets=[assets.ITEM_KNOWLEDGE],
         pool=policies.LLM_API,

@@ -206,11 +206,11 @@ def stability_index(baseline: npt.NDArray[np.float32], current: npt.NDArray[np.f
     return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
 
 
-def monitoring_rows(checks: list[Check]) -> pa.Table:
+def monitoring_rows(checks: list[Check], subject: str = SUBJECT) -> pa.Table:
     """The checks as rows of `monitoring`."""
     rows = [
         {
-            "subject": SUBJECT,
+            "subject": subject,
             "check": check.name,
             "value": float(check.value),
             "baseline": check.baseline,

@@ -1,15 +1,18 @@
 """Write what is known of each new or changed item, once per text, prompt and model."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import structlog
 
 from pipelines.catalogue import items_as_of
-from pipelines.errors import InputError, ServiceUnavailable
+from pipelines.errors import GateRefused, InputError, ServiceUnavailable
 from pipelines.knowledge.backends import Backend, Built, Caps, open_backend
+from pipelines.knowledge.judging import SUBJECT, compare, last_accepted, quality
 from pipelines.knowledge.quota import Stop
 from pipelines.knowledge.selection import most_wanted_first, pending, unknown
+from pipelines.monitoring import publish_checks
 from pipelines.step import Context, Result
 from pipelines.tables import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED, KNOWLEDGE_KEY
 
@@ -27,27 +30,39 @@ TEXT_COLUMNS = [
 KEY = list(KNOWLEDGE_KEY)
 
 
-def run(context: Context, caps: Caps | None = None, retry_failed: bool = False) -> Result:
-    """Build the records that are missing as of the night; a second run builds none.
+@dataclass(frozen=True)
+class Wishes:
+    """What a person may ask of one run.
 
-    Args:
-        context: the step's.
+    Attributes:
         caps: where to stop; the rest is the next night's.
         retry_failed: ask again about items that failed because the service did not answer.
+        accept: publish also what is judged worse than the last accepted round.
+    """
+
+    caps: Caps = Caps()
+    retry_failed: bool = False
+    accept: bool = False
+
+
+def run(context: Context, wishes: Wishes | None = None) -> Result:
+    """Build the records that are missing as of the night; a second run builds none.
 
     Raises:
         InputError: a setting is missing or wrong.
+        GateRefused: a round is worse than the last accepted one; it is not published.
         ServiceUnavailable: the endpoint stayed away; what was complete by then is published.
     """
-    caps = caps or Caps()
-    backend = open_backend(context, caps)
+    wishes = wishes or Wishes()
+    backend = open_backend(context, wishes.caps)
     try:
-        return _run(context, backend, caps, retry_failed)
+        return _run(context, backend, wishes)
     finally:
         backend.close()
 
 
-def _run(context: Context, backend: Backend, caps: Caps, retry_failed: bool) -> Result:
+def _run(context: Context, backend: Backend, wishes: Wishes) -> Result:
+    caps, retry_failed = wishes.caps, wishes.retry_failed
     snapshot = context.settings.items.snapshot
     items = items_as_of(context.lake, context.ds, TEXT_COLUMNS, snapshot)
     todo = pending(context, items, backend.prompt_version, backend.model, retry_failed)
@@ -70,6 +85,7 @@ def _run(context: Context, backend: Backend, caps: Caps, retry_failed: bool) -> 
     stop: Stop | None = None
     for first in range(0, chosen.num_rows, backend.round_items):
         made = backend.build(chosen.slice(first, backend.round_items))
+        _judge(context, made, wishes.accept)
         _publish(context, made, retry_failed)
         built, failed, stop = (
             built + made.records.num_rows,
@@ -93,6 +109,27 @@ def _raise(context: Context, stop: Stop | None, about: Result) -> None:
     if stop.kind == "input":
         raise InputError(f"{stop.why}; {rest}")
     raise ServiceUnavailable(f"{context.settings.llm.base_url}: {stop.why}; {rest}")
+
+
+def _judge(context: Context, made: Built, accept: bool) -> None:
+    """Hold a round of reasoned records against the last accepted one and note the outcome."""
+    settings = context.settings.knowledge
+    judged = pc.sum(pc.is_valid(made.records["claims"])).as_py() or 0
+    if judged < settings.min_records:
+        return
+    days = [ds for ds in context.lake.partitions("monitoring") if ds <= context.ds]
+    noted = {ds: context.lake.read("monitoring", ds).to_pylist() for ds in days}
+    accepted = None if accept else last_accepted(noted)
+    checks = compare(quality(made.records, made.failed), accepted, settings)
+    publish_checks(context, SUBJECT, checks)
+    log.info("judged", **{check.name: round(check.value, 3) for check in checks})
+    worse = [check.detail for check in checks if not check.passed]
+    if worse:
+        raise GateRefused(
+            "item knowledge is worse than the last accepted; correct the prompts or the model, or "
+            "publish it all the same with --accept",
+            worse,
+        )
 
 
 def _publish(context: Context, made: Built, retry_failed: bool) -> None:

@@ -16,7 +16,6 @@ from pipelines.audit import (
     Check,
     ListStatistics,
     band_checks,
-    monitoring_rows,
     row_checks,
 )
 from pipelines.catalogue_index import require_same_index
@@ -25,6 +24,7 @@ from pipelines.io.ray_score import outfit_for, score_on_ray
 from pipelines.io.staging import StagedFile, table_files
 from pipelines.io.tracking import CHAMPION, MODEL, Registry
 from pipelines.lists import POPULARITY, ListRules
+from pipelines.monitoring import publish_checks
 from pipelines.shelf import build_shelf
 from pipelines.step import Context, Result
 from pipelines.users import Audience, find_audience
@@ -95,7 +95,7 @@ def run(context: Context, top_k: int | None = None) -> Result:
         "checks": {check.name: check.status for check in checks},
     }
     if not context.dry_run:
-        _publish_monitoring(context, checks)
+        publish_checks(context, SUBJECT, checks)
     refused = [check.detail for check in checks if check.status == FAILED]
     if refused:
         raise GateRefused(f"recommendations of {context.ds} are not published", refused)
@@ -175,14 +175,3 @@ def _yesterday(context: Context, top_k: int) -> tuple[ListStatistics | None, str
         model = rows["model_version"][0].as_py() if rows.num_rows else model
         baseline.add(rows, None)
     return baseline, model
-
-
-def _publish_monitoring(context: Context, checks: list[Check]) -> None:
-    """Replace this subject's rows of the night; other subjects' rows stay."""
-    new = monitoring_rows(checks)
-
-    def merge(existing: pa.Table) -> pa.Table:
-        others = existing.filter(pc.not_equal(existing["subject"], SUBJECT))
-        return pa.concat_tables([others.select(new.schema.names).cast(new.schema), new])
-
-    context.lake.publish_merged("monitoring", context.ds, merge)

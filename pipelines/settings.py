@@ -180,6 +180,15 @@ class LlmSettings(Group):
     replicas: int = Field(1, ge=1, description="vLLM engines")
 
 
+class KnowledgeSettings(Group):
+    """When item knowledge is too much worse than the last accepted to be published."""
+
+    min_records: int = Field(50, ge=1, description="fewer records of a round are not judged")
+    max_quality_loss: float = Field(
+        0.1, ge=0, le=1, description="share by which a measure may fall behind the last accepted"
+    )
+
+
 class MaintenanceSettings(Group):
     """Compaction and retention."""
 
@@ -221,6 +230,7 @@ class Settings(BaseSettings):
     gate: GateSettings = GateSettings()
     recommend: RecommendSettings = RecommendSettings()
     llm: LlmSettings = LlmSettings()
+    knowledge: KnowledgeSettings = KnowledgeSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     launch: LaunchSettings = LaunchSettings()
 

@@ -123,6 +123,7 @@ class Server:
         self.answered = self.in_flight = 0
         self.hang_after: int | None = None
         self.is_dead = False
+        self.is_careless = False
 
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection's requests."""
@@ -189,6 +190,9 @@ class Server:
             await _send(writer, status, said, headers)
             return True
         answer = fair_answer(step, told)
+        if self.is_careless and step == "verify":
+            for verdict in answer["verdicts"]:
+                verdict["verdict"] = "contradicted" if verdict["id"] % 2 else "plausible"
         text = spoiled(fault, step, answer) if fault in UNUSABLE else json.dumps(answer)
         usage = {"prompt_tokens": len(body) // 4, "completion_tokens": len(text) // 4}
         message = {"role": "assistant", "content": text}
@@ -253,7 +257,7 @@ class LlmServer:
         self._log = log
 
     def control(self, **state: Any) -> None:
-        """Change the server's state: `is_dead`, `hang_after`, `shares`, `latency`."""
+        """Change the state: `is_dead`, `is_careless`, `hang_after`, `shares`, `latency`."""
         data = json.dumps(state).encode()
         with urllib.request.urlopen(urllib.request.Request(self._control, data)) as reply:
             reply.read()

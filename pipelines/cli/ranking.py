@@ -135,6 +135,9 @@ def build_item_knowledge(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again where the service did not answer.")
     ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Publish also what is judged worse than before.")
+    ] = False,
     lake: Lake = None,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -146,10 +149,10 @@ def build_item_knowledge(
     from pipelines import build_item_knowledge as step
     from pipelines.knowledge.backends import Caps
 
-    caps = Caps(max_items, max_tokens, max_cost_usd)
+    wishes = step.Wishes(Caps(max_items, max_tokens, max_cost_usd), retry_failed, accept)
     execute(
         "build-item-knowledge",
-        lambda context: step.run(context, caps, retry_failed),
+        lambda context: step.run(context, wishes),
         partition=partition,
         lake=lake,
         as_json=as_json,

@@ -14,23 +14,25 @@ MAX_ATTRIBUTES = 40
 MAX_VALUE_CHARS = 200
 
 REFUSAL = re.compile(
-    r"\b(?:i'?m sorry|we'?re sorry|sorry,|as an? (?:ai|language model)|i (?:can ?not|can'?t|am "
+    r"\b(?:i'?m sorry|we'?re sorry|sorry,|as an? (?:ai|language model)\b|i (?:can ?not|can'?t|am "
     r"unable to|do not have)|unfortunately,? (?:i|the|this|we)\b|(?:unable to|can ?not|could not) "
     r"(?:be )?(?:generated?|provided?|created?|described?|find|determined?)|not (?:currently )?"
     r"available\b|no (?:information|description) (?:is )?(?:available|provided)|please provide|"
     r"(?:not a|without a|is not|provide a) (?:\w+ ){0,2}(?:recogni[sz]able|valid|clear|specific)|"
-    r"appears to be gibberish|couldn'?t find)",
+    r"(?:valid|recogni[sz]able|proper) (?:book )?title|appears to be gibberish|couldn'?t find)",
     re.IGNORECASE,
 )
-# The commonest words that tell these languages from each other.
+# Common words that tell these languages from each other; none of the others has `a`.
 FUNCTION_WORDS = {
-    "en": "the and of to in is for with that it on as are this from by or an be at your can",
-    "de": "der die das und ist für mit den von zu ein eine auf nicht im dem des auch sich als",
-    "fr": "le la les et des est pour avec une dans du que sur au par plus ce pas aux ou",
-    "es": "el la los las y de es para con una en que del por se un su como más o",
-    "it": "il lo la gli e di è per con una che in del della un si da nel alla non",
-    "pt": "o a os as e de é para com uma em que do da um no na por não mais",
-    "nl": "de het een en van is voor met dat op te in zijn niet aan er om ook uw bij",
+    "en": "a the and of to in is for with that it on as are this from by or an be at your can "
+    "his her their who has into about when but was which you while its he she they what",
+    "de": "der die das und ist für mit den von zu ein eine auf nicht im dem des auch sich einen "
+    "einer sind wird oder bei",
+    "fr": "le la les et des est pour avec une dans du que sur au par plus ce pas aux qui sont ou",
+    "es": "el la los las de es para con una en que del por se un su como más y lo son",
+    "it": "il lo la gli di è per con una che del della un si da nel alla non sono delle",
+    "pt": "os de é para com uma em que dos da um na por não mais são seu sua ao das",
+    "nl": "de het een en van voor met dat op te zijn niet aan er om ook uw bij wordt die",
 }
 WORDS = {language: frozenset(words.split()) for language, words in FUNCTION_WORDS.items()}
 LANGUAGE_NAMES = {
@@ -98,7 +100,9 @@ def require_language(text: str, language: str) -> None:
     words = [word.lower() for word in WORD.findall(text)]
     counts = {name: sum(word in known for word in words) for name, known in WORDS.items()}
     best = max(counts, key=lambda name: (counts[name], name == language))
-    if len(words) >= WORDS_WORTH_JUDGING and counts[best] >= 2 and counts[best] > counts[language]:
+    # A foreign title within a sentence is no reason.
+    is_another = counts[best] >= 3 and counts[best] > 2 * counts[language]
+    if len(words) >= WORDS_WORTH_JUDGING and is_another:
         raise ValueError(f"is written in {LANGUAGE_NAMES[best]}, not in {LANGUAGE_NAMES[language]}")
 
 
@@ -112,7 +116,8 @@ def require_summary(text: str, language: str, max_words: int, context: Sequence[
         context: texts that alone are not a summary, such as the title.
 
     Raises:
-        ValueError: it is empty, too long, a refusal, a link, or in another language.
+        ValueError: it is empty, too long, a refusal, a mere repetition or in another language, or
+            holds a link, markup or a placeholder.
     """
     words = text.split()
     if not 3 <= len(words) <= max_words:
@@ -121,6 +126,8 @@ def require_summary(text: str, language: str, max_words: int, context: Sequence[
         raise ValueError("the summary is a refusal")
     if re.search(r"https?://|www\.|<[a-z/]", text, re.IGNORECASE):
         raise ValueError("the summary holds a link or markup")
+    if re.search(r"\{\w+\}|\[(?:title|description|name|author|item)\]", text):
+        raise ValueError("the summary has a placeholder that was never filled in")
     if any(_folded(text).strip(' ."') == _folded(other) for other in context):
         raise ValueError("the summary only repeats the title")
     try:

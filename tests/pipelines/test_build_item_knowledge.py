@@ -201,6 +201,28 @@ def test_the_breaker_ends_with_4_and_keeps_what_is_done(
     assert night.json(*later)["built"] == 8
 
 
+def test_a_worse_round_is_refused_until_a_person_accepts_it(
+    night: Command, server: LlmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECKONER_KNOWLEDGE__MIN_RECORDS", "6")
+    publish_items(night.lake, tools(6))
+    night.json(*STEP)
+    publish_items(night.lake, [an_item(f"new-{n}", f"New saw {n}") for n in range(6)], "2026-03-02")
+    later = ("build-item-knowledge", "--partition", "2026-03-02")
+    server.control(is_careless=True)
+    assert night(*later) == 3
+    assert "grounded" in night.last_line
+    assert "--accept" in night.last_line
+    assert len(rows(night, "item_knowledge")) == 6
+    noted = {row["check"]: row for row in rows(night, "monitoring") if row["ds"] == "2026-03-02"}
+    assert noted["contradicted"]["status"] == "failed"
+    assert noted["contradicted"]["value"] > noted["contradicted"]["threshold"]
+    asked = len(server.requests())
+    assert night(*later) == 3  # a refusal is no reason to pay again
+    assert night.json(*later, "--accept")["built"] == 6
+    assert len(server.requests()) == asked
+
+
 def test_a_poisonous_item_fails_alone_and_can_be_tried_again(
     night: Command, server: LlmServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

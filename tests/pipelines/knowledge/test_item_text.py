@@ -68,6 +68,9 @@ def test_another_language_is_refused(text: str, language: str) -> None:
     [
         ("This is a hammer for the workshop and it is not for the garden.", "en"),
         ("SUPCO SPP6 relay kit", "en"),
+        ("A man's life takes a hilarious turn when he transforms into a mischievous dog.", "en"),
+        ("A former agent must stop a rogue general from using a weapon to cause chaos.", "en"),
+        ('"Les mots et les choses" provides a perspective on the field of human sciences.', "en"),
         ("Das ist ein Hammer für die Werkstatt und nicht für den Garten.", "de"),
         ("これは釘を打つためのハンマーです。", "ja"),
         ("", "en"),
@@ -75,6 +78,11 @@ def test_another_language_is_refused(text: str, language: str) -> None:
 )
 def test_the_wanted_or_an_unjudged_language_passes(text: str, language: str) -> None:
     require_language(text, language)
+
+
+def test_a_story_of_an_aimless_hero_is_no_refusal() -> None:
+    text = "It begins with his days as an aimless drop-out; you can't be neutral on a moving train."
+    assert require_summary(text, "en", 60) == text
 
 
 @pytest.mark.parametrize(
@@ -87,6 +95,7 @@ def test_the_wanted_or_an_unjudged_language_passes(text: str, language: str) -> 
         ("There is no information available about the book with the title.", "refusal"),
         ("Buy this hammer at https://example.com today.", "link"),
         ("A hammer <b>for</b> the nails.", "markup"),
+        ("Beach Lane follows the story of {title} through {description}.", "placeholder"),
         ("Steel hammer, 500 g.", "repeats the title"),
     ],
 )
