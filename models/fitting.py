@@ -113,7 +113,7 @@ class Fitter:
     def _start_stage(self) -> None:
         self.ranker.start_stage(self.ranker.stages[self._at.stage])
         self._forward = self._wrap(self.ranker)
-        self._optimisers = Optimisers(self.ranker, self.config)
+        self._optimisers = Optimisers(self.ranker, self.config, self._world)
 
     @property
     def finished(self) -> bool:

@@ -78,15 +78,19 @@ class Optimisers:
     Args:
         ranker: Its stage already started: parts that are frozen stay out.
         config: The recipe.
+        world: Workers that train together.
+
+    Raises:
+        ValueError: If touched rows are asked for where several workers each hold the whole table.
     """
 
-    def __init__(self, ranker: Ranker, config: FitConfig) -> None:
+    def __init__(self, ranker: Ranker, config: FitConfig, world: int = 1) -> None:
         self._config = config
         learning = [p for p in ranker.parameters() if p.requires_grad]
         table = ranker.item_table
         self._rows: RowAdagrad | None = None
         if table is not None:
-            table.by_rows = table.weight.requires_grad and _by_rows(ranker, config)
+            table.by_rows = table.weight.requires_grad and _by_rows(ranker, config, world)
             if table.by_rows:
                 self._rows = RowAdagrad(table)
                 learning = [p for p in learning if p is not table.weight]
@@ -166,8 +170,15 @@ class Optimisers:
             self._rows.sums_R.copy_(state["rows"])
 
 
-def _by_rows(ranker: Ranker, config: FitConfig) -> bool:
+def _by_rows(ranker: Ranker, config: FitConfig, world: int) -> bool:
     """Say whether the settings, or the size of the table, ask for touched rows."""
+    # Whole tables on several workers take the average of whole gradients.
+    possible = ranker.workers.world == world
+    if config.table_optimiser == "rows" and not possible:
+        raise ValueError(
+            f"table_optimiser=rows: {world} workers each hold the whole item table; lay it over "
+            "them (ray.shard_items) or take table_optimiser=adamw"
+        )
     if config.table_optimiser != "auto":
         return config.table_optimiser == "rows"
-    return ranker.learns_few_items and ranker.num_items >= MANY_ITEMS
+    return possible and ranker.learns_few_items and ranker.num_items >= MANY_ITEMS

@@ -32,12 +32,18 @@ def fully_sharded(ranker: Ranker, mesh: DeviceMesh) -> Ranker:
     """Keep a part of each weight and of its optimiser state on every worker (FSDP2).
 
     An encoder is gathered at its first use and stays so until its gradients are known: the
-    reasoning steps go on from it. Numbers that stand alone cannot be cut; they stay whole.
+    reasoning steps go on from it. Numbers that stand alone cannot be cut; they stay whole, and so
+    does an item table that was not laid over the workers.
     """
     if isinstance(ranker, FSDPModule):  # of an earlier stage
         return ranker
     table = None if ranker.item_table is None else ranker.item_table.weight
-    alone = [p for p in ranker.parameters() if p.dim() == 0]
+    # A table in parts averages its own gradients; a whole one is looked into between passes.
+    alone = [
+        p
+        for p in ranker.parameters()
+        if p.dim() == 0 or (p is table and not isinstance(p, DTensor))
+    ]
     ignored = {p for p in ranker.parameters() if p.dim() == 0 or p is table}
     for module in ranker.children():
         if isinstance(module, Encoder):

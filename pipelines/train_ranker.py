@@ -15,6 +15,7 @@ from models.evaluation import Split
 from models.fitting import EpochResult
 from models.registry import build, to_spec
 from pipelines.catalogue_index import fingerprint
+from pipelines.errors import InputError
 from pipelines.histories import action_names, read_histories, split_histories, time_cuts
 from pipelines.io.ray_train import train
 from pipelines.io.run_files import forget, store_start
@@ -41,6 +42,7 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
     recipe = recipe.model_copy(
         update={"fit": recipe.fit.model_copy(update={"eval_seen": seen, "seed": seed})}
     )
+    _require_parts(recipe, settings.ray)
     actions = action_names(context.lake, context.ds)
     store = read_histories(context.lake, context.ds, actions)
     cuts = time_cuts(store, settings.train)
@@ -103,6 +105,14 @@ def _digest(context: Context, recipe: Recipe, cuts: tuple[int, int]) -> str:
         "workers": _layout(context.settings.ray),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _require_parts(recipe: Recipe, ray: RaySettings) -> None:
+    if recipe.fit.table_optimiser == "rows" and ray.num_workers > 1 and not ray.shard_items:
+        raise InputError(
+            f"table_optimiser=rows cannot train on {ray.num_workers} workers that each hold the "
+            "whole item table: set RECKONER_RAY__SHARD_ITEMS=true, or table_optimiser=adamw"
+        )
 
 
 def _layout(ray: RaySettings) -> list[Any]:

@@ -98,6 +98,14 @@ def test_a_term_over_the_whole_table_moves_all_rows() -> None:
     assert (weight(ranker) != before).any(dim=1)[1:].all()
 
 
+def test_whole_tables_on_several_workers_keep_whole_gradients() -> None:
+    ranker, _ = problem()
+    with pytest.raises(ValueError, match="2 workers each hold the whole item table"):
+        Optimisers(ranker, ROWS, world=2)
+    large = registry.build("sasrec", MANY_ITEMS, dim=2, num_heads=1)
+    assert Optimisers(large, FitConfig(), world=2).state_dict()["rows"] is None
+
+
 @pytest.mark.parametrize(
     ("items", "loss", "choice", "by_rows"),
     [

@@ -86,13 +86,13 @@ def wrapped(ranker: Ranker, workers: Workers, fsdp: bool) -> Forward:
     return fully_sharded(ranker, workers.mesh) if fsdp else replicated(ranker)
 
 
-def fitter_of(workers: Workers, case: str) -> Fitter:
+def fitter_of(workers: Workers, case: str, in_parts: bool = True) -> Fitter:
     name, settings, recipe, fsdp = CASES[case]
     train, validation = data()
     torch.manual_seed(0)
     whole = registry.build(name, NUM_ITEMS, **{**STEADY, **settings})
     whole.fit_statistics(train)
-    with tables_over(workers):
+    with tables_over(workers if in_parts else ALONE):
         ranker = registry.from_spec(registry.to_spec(whole))
     load_whole(ranker, dict(whole.state_dict()))
     config = FitConfig(
@@ -160,6 +160,13 @@ def same_after_a_stop(workers: Workers, case: str) -> bool:
     return all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
+def with_whole_tables(workers: Workers, case: str) -> dict[str, Tensor]:
+    """Train with the whole item table on every worker; returns what this worker ends with."""
+    fitter = fitter_of(workers, case, in_parts=False)
+    fitter.fit()
+    return whole_weights(fitter.ranker)
+
+
 def refusal(workers: Workers) -> str:
     """What a term that reads the whole table is told."""
     with tables_over(workers):
@@ -175,6 +182,7 @@ def refusal(workers: Workers) -> str:
 def train_all(workers: Workers) -> dict[str, Any]:
     found: dict[str, Any] = {case: train(workers, case) for case in CASES}
     found["resumed"] = {case: same_after_a_stop(workers, case) for case in RESUMED}
+    found["whole"] = {case: with_whole_tables(workers, case) for case in ("ce", "ce, fsdp")}
     return found | {"refused": refusal(workers)}
 
 
@@ -222,6 +230,16 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     case: str, of_two: list[dict[str, Any]]
 ) -> None:
     assert all(worker["resumed"][case] for worker in of_two)
+
+
+@pytest.mark.parametrize("case", ["ce", "ce, fsdp"])
+def test_whole_tables_stay_the_same_on_every_worker(
+    case: str, of_two: list[dict[str, Any]]
+) -> None:
+    first, second = (worker["whole"][case] for worker in of_two)
+    assert first["items.weight"].shape == (NUM_ITEMS + 1, STEADY["dim"])
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
 
 
 def test_a_term_that_reads_the_whole_table_is_refused(of_two: list[dict[str, Any]]) -> None:

@@ -148,6 +148,15 @@ def test_divergence_names_the_step_and_the_last_good_checkpoint(
     assert "last good checkpoint" in trained.last_line
 
 
+def test_touched_rows_want_a_table_in_parts(
+    trained: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "2")
+    words = ("--recipe", "smoke", "--set", "table_optimiser=rows")
+    assert trained("train-ranker", "--partition", DS, *words) == 2
+    assert "RECKONER_RAY__SHARD_ITEMS=true" in trained.last_line
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
