@@ -117,6 +117,10 @@ class Ranker(nn.Module, ABC):
         known[0] = False
         self.known_N1.copy_(known)
 
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers that say whether what was derived in training is sound, by name."""
+        return {}
+
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of the training stages, in order; each ends by its own early stopping."""

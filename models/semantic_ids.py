@@ -31,11 +31,6 @@ class SemanticIds:
         """Share of known items that have all their codes in common with another."""
         return collision_rate(self.codes_N1G[self.known_N1])
 
-    @property
-    def use(self) -> tuple[float, ...]:
-        """Share of each codebook's values that some known item has."""
-        return codebook_use(self.codes_N1G[self.known_N1], [len(book) for book in self.codebooks])
-
 
 def collision_rate(codes_XG: Tensor) -> float:
     """Share of items that have all their codes in common with another; 0 without items."""
@@ -45,10 +40,13 @@ def collision_rate(codes_XG: Tensor) -> float:
     return float((sizes[of_X] > 1).float().mean())
 
 
-def codebook_use(codes_XG: Tensor, sizes: list[int]) -> tuple[float, ...]:
-    """Share of each codebook's values in use."""
-    columns = codes_XG.unbind(dim=1)
-    return tuple(len(set(c.tolist())) / size for c, size in zip(columns, sizes, strict=True))
+def code_diagnostics(codes_XG: Tensor, values: int) -> dict[str, float]:
+    """Collision rate, and the share of `values` values of each code in use."""
+    used = {
+        f"codebook_use_{number}": len(set(column.tolist())) / values
+        for number, column in enumerate(codes_XG.unbind(dim=1), start=1)
+    }
+    return {"collision_rate": collision_rate(codes_XG)} | used
 
 
 @torch.no_grad()

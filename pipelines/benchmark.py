@@ -188,6 +188,8 @@ def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Flo
     best_step = _best_step(request, ranker, split.test)
     if best_step is not None:
         report["best_step_oracle"] = {name: mean(values) for name, values in best_step.items()}
+    if diagnostics := ranker.diagnostics():
+        report["diagnostics"] = diagnostics
     report |= {
         "intervals": {name: mean_ci(values)._asdict() for name, values in per_user.items()},
         "versus": versus(per_user["ndcg@10"], baselines),

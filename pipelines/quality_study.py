@@ -82,6 +82,10 @@ ENTRIES = (
     _trained("rearec-erl", "rearec-erl", STEPS_TRIAL),
     _trained("rearec-prl", "rearec-prl", STEPS_TRIAL),
     _trained("dtrec", "dtrec", STEPS_TRIAL),
+    _trained("stream-rec", "stream-rec", ({"code_levels": "4"},)),
+    _trained("reg4rec", "reg4rec", ({"books": "8"},)),
+    _trained("sasrec+icsrec", "sasrec", BACKBONE_TRIAL, auxiliary="icsrec"),
+    _trained("sasrec+sra-cl", "sasrec", BACKBONE_TRIAL, auxiliary="sra-cl"),
 )
 
 

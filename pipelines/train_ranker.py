@@ -76,6 +76,8 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
     publish_metrics(context, {version: judgement})
     forget(_run_name(context, recipe, digest), settings)
     headline = judgement.interval("ndcg@10", "all")
+    if diagnostics := ranker.diagnostics():
+        about["diagnostics"] = diagnostics
     return about | {
         "model": MODEL,
         "version": version,

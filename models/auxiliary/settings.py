@@ -1,5 +1,6 @@
 """Auxiliary objectives by name, as settings and as modules."""
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -11,7 +12,9 @@ from models.auxiliary.sra_cl import SRACL, SRACLSettings
 
 
 def _spelled_out(value: Any) -> Any:
-    """Read "icsrec,sra-cl" or a list of names as objectives with their default settings."""
+    """Read "icsrec,sra-cl", a list of names or JSON: what a name leaves out is at its default."""
+    if isinstance(value, str) and value.startswith("["):
+        value = json.loads(value)
     if isinstance(value, str):
         value = [name.strip() for name in value.split(",") if name.strip()]
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from models.layers.code_paths import CodePaths, Walk
 from models.places import draw_places
 from models.policy import group_advantages
 from models.registry import register
-from models.semantic_ids import parallel_ids
+from models.semantic_ids import code_diagnostics, parallel_ids
 from models.sequential import SequentialConfig, SequentialRanker
 
 STAGES = ("vectors", "codes", "rl")
@@ -111,6 +111,13 @@ class REG4Rec(SequentialRanker):
             self.repeat_rate.requires_grad_(stage == "vectors")
         self.walker.requires_grad_(stage != "vectors")
         self.walker.prefer.requires_grad_(stage == "rl")
+
+    def diagnostics(self) -> dict[str, float]:
+        """Collision rate and codebook use, once there are codes."""
+        if self.stage == "vectors":
+            return {}
+        codes_XG = self.walker.codes_N1G[self.known_N1]
+        return code_diagnostics(codes_XG, self.config.codes_per_book)
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """The terms of the current stage."""

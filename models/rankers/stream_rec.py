@@ -16,7 +16,7 @@ from models.layers.slow_thoughts import SlowThoughts, ThoughtChain
 from models.places import draw_places
 from models.policy import group_advantages
 from models.registry import register
-from models.semantic_ids import residual_ids
+from models.semantic_ids import code_diagnostics, residual_ids
 from models.sequential import SequentialConfig, SequentialRanker
 from models.similar_items import nearest_items
 
@@ -146,6 +146,13 @@ class StreamRec(SequentialRanker):
             # No labels are made: what makes them stays.
             self.thoughts.residual.requires_grad_(False)
             self.thoughts.rebuild.requires_grad_(False)
+
+    def diagnostics(self) -> dict[str, float]:
+        """Collision rate and codebook use, once there are codes."""
+        if self.stage == "vectors":
+            return {}
+        codes_XG = self.head.codes_N1G[self.known_N1]
+        return code_diagnostics(codes_XG, self.config.codes_per_level)
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """The terms of the current stage."""

@@ -38,8 +38,13 @@ def test_objectives_are_named_or_spelled_out() -> None:
         again = registry.configure("sasrec", **json.loads(config.model_dump_json()))
         assert again == config
         assert [one.name for one in again.auxiliary] == ["icsrec", "sra-cl"]
-    with pytest.raises(ValueError, match="auxiliary"):
-        registry.configure("sasrec", auxiliary="icserc")
+    (chosen,) = registry.configure(
+        "sasrec", auxiliary='[{"name": "icsrec", "clusters": 9}]'
+    ).auxiliary
+    assert chosen.clusters == 9
+    for wrong in ("icserc", "[icsrec]"):
+        with pytest.raises(ValueError, match="auxiliary"):
+            registry.configure("sasrec", auxiliary=wrong)
 
 
 def test_without_objectives_the_ranker_is_as_before(store: SequenceStore) -> None:

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.semantic_ids import SemanticIds, parallel_ids, residual_ids, spread_collisions
+from models.semantic_ids import (
+    SemanticIds,
+    code_diagnostics,
+    parallel_ids,
+    residual_ids,
+    spread_collisions,
+)
 
 
 def item_table(count: int = 300, dim: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -64,11 +70,11 @@ def test_more_twins_than_codes_stay_tied_and_are_reported() -> None:
     assert ids.collision_rate > 0.5
 
 
-def test_use_counts_the_values_that_items_have() -> None:
-    codes = torch.tensor([[0, 0], [0, 1], [2, 1], [0, 2]])
-    books = (torch.zeros(4, 2), torch.zeros(3, 2))
-    ids = SemanticIds(codes, books, torch.tensor([False, True, True, True]))
-    assert ids.use == (0.5, pytest.approx(2 / 3))
+def test_diagnostics_count_collisions_and_the_values_in_use() -> None:
+    codes = torch.tensor([[0, 1], [2, 1], [0, 2], [0, 1]])
+    found = code_diagnostics(codes, 4)
+    assert found == {"collision_rate": 0.5, "codebook_use_1": 0.5, "codebook_use_2": 0.5}
+    assert code_diagnostics(codes[:0], 4)["collision_rate"] == 0.0
 
 
 def test_parallel_codes_are_views_of_their_own() -> None:
@@ -76,7 +82,8 @@ def test_parallel_codes_are_views_of_their_own() -> None:
     ids = parallel_ids(vectors, known, books=4, codes=8)
     assert ids.codes_N1G.shape == (301, 4)
     assert ids.collision_rate == 0.0
-    assert min(ids.use) > 0.8
+    use = code_diagnostics(ids.codes_N1G[known], 8)
+    assert min(use[f"codebook_use_{book}"] for book in (1, 2, 3, 4)) > 0.8
     for book in range(4):
         codes = ids.codes_N1G[known, book]
         for value in codes.unique():
