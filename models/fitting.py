@@ -112,6 +112,8 @@ class Fitter:
 
     def _start_stage(self) -> None:
         self.ranker.start_stage(self.ranker.stages[self._at.stage])
+        # What is frozen now must not leave its last gradient in the norm that is clipped.
+        self.ranker.zero_grad(set_to_none=True)
         self._forward = self._wrap(self.ranker)
         self._optimisers = Optimisers(self.ranker, self.config, self._world)
 

@@ -16,7 +16,7 @@ from models.rankers.sasrec import SASRec, SASRecConfig
 from models.sequences import SequenceStore
 from tests.models.conftest import NUM_ITEMS, random_store
 
-NAMES = ["sasrec", "rearec-erl", "rearec-prl", "dtrec"]
+NAMES = ["sasrec", "rearec-erl", "rearec-prl", "dtrec", "stream-rec", "reg4rec"]
 CONFIG = FitConfig(batch_size=8, max_epochs=4, lr=1e-2, patience=2, seed=3, random_crop=True)
 
 
@@ -174,6 +174,9 @@ def test_stages_follow_one_another_and_freeze_what_they_say() -> None:
     frozen = [name for name in before if name.startswith("encoder.")]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
     assert not torch.equal(before["items.weight"], after["items.weight"])
+    # A gradient that is left over would count in the norm that is clipped.
+    assert isinstance(fitter.ranker, TwoStages)
+    assert all(p.grad is None for p in fitter.ranker.encoder.parameters())
 
 
 def test_a_later_stage_resumes_bit_for_bit() -> None:
