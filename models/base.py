@@ -175,7 +175,8 @@ class Ranker(nn.Module, ABC):
     def scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
         """Score item ids start..stop-1 for each query: float32 [B, C], -inf for unknown items."""
         raw_BC = self._scores(queries, start, stop)
-        return raw_BC.masked_fill(~self.known_N1[start:stop], -torch.inf)
+        known_C = self.known_N1[start:stop]
+        return raw_BC if bool(known_C.all()) else raw_BC.masked_fill(~known_C, -torch.inf)
 
     def contributions(self, batch: SequenceBatch, items_BK: Tensor) -> Tensor:
         """Say how much each history position carried each item's score: float32 [B, K, L]."""

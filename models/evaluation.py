@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.base import Ranker, item_counts
-from models.item_table import CHUNK_ITEMS
 from models.metrics import Floats
 from models.seen import SeenItems, SeenWindow
 from models.sequences import SequenceStore
-from models.top_k import TILE_ROWS, item_spans, pad_rows
+from models.top_k import TILE_ROWS, chunk_on, item_spans, pad_rows
 
 HEAD_SHARE = 0.2
 
@@ -125,7 +124,7 @@ def target_ranks(
     queries: Tensor,
     targets: NDArray[np.int64],
     seen: SeenItems,
-    chunk: int = CHUNK_ITEMS,
+    chunk: int | None = None,
 ) -> tuple[Floats, Floats]:
     """Rank each user's target among the whole catalogue, in one pass over tiles of users.
 
@@ -138,11 +137,12 @@ def target_ranks(
         queries: [U, ...] from `encode_rows`.
         targets: int64 [U].
         seen: What each user has had before.
-        chunk: Items scored at once.
+        chunk: Items scored at once; None for what suits the device.
 
     Returns:
         float64 [U] ranks with repeats allowed, and [U] with seen items excluded.
     """
+    chunk = chunk_on(queries.device) if chunk is None else chunk
     known_N1 = ranker.known_N1.cpu().numpy()
     inside = targets <= ranker.num_items
     warm = inside & known_N1[np.where(inside, targets, 0)]

@@ -1,6 +1,7 @@
 """Exact top-K over the whole catalogue in bounded memory.
 
-Shape legend: B queries, R rows of one tile, K list length, C items of one chunk, H hits.
+Shape legend: B queries, R rows of one tile, K list length, C items of one chunk, H hits,
+G groups of I items in a chunk, W places of a list before it is cut.
 """
 
 from itertools import pairwise
@@ -17,6 +18,8 @@ from models.workers import Workers, gather_values
 # once: matrix products of other shapes may round differently, and a list must not depend on who
 # else was scored in the same call.
 TILE_ROWS = 256
+# Items that are skipped together where none of them can enter a list.
+GROUP_ITEMS = 16
 
 
 @torch.no_grad()
@@ -27,7 +30,7 @@ def top_k(
     *,
     exclude: SeenItems | None = None,
     allowed_N1: Tensor | None = None,
-    chunk: int = CHUNK_ITEMS,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's k best items among the allowed ones, best first.
 
@@ -41,7 +44,7 @@ def top_k(
         k: List length.
         exclude: Items per query that must not appear.
         allowed_N1: bool [N + 1], False for items no query may get.
-        chunk: Items scored at once.
+        chunk: Items scored at once; None for what suits the device.
 
     Returns:
         float32 [B, K] scores and int64 [B, K] item ids; a row with fewer than k eligible items
@@ -50,6 +53,7 @@ def top_k(
     Raises:
         ValueError: If k or chunk is below 1, a query is not finite, or row counts disagree.
     """
+    chunk = chunk_on(queries.device) if chunk is None else chunk
     if k < 1 or chunk < 1:
         raise ValueError(f"k and chunk must be at least 1, got {k} and {chunk}")
     if queries.is_floating_point() and not bool(torch.isfinite(queries).all()):
@@ -68,6 +72,11 @@ def top_k(
         scores_BK[first:last] = best[0][: last - first]
         items_BK[first:last] = best[1][: last - first]
     return scores_BK, items_BK
+
+
+def chunk_on(device: torch.device) -> int:
+    """Say how many items to score at once; a CPU selects from scores that its cache still holds."""
+    return CHUNK_ITEMS // 4 if device.type == "cpu" else CHUNK_ITEMS
 
 
 def item_spans(ranker: Ranker, chunk: int) -> list[tuple[int, int]]:
@@ -93,24 +102,18 @@ def _tile_top_k(
     allowed_N1: Tensor | None,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    device = tile.device
-    scores_RK = torch.full((tile.shape[0], k), -torch.inf, device=device)
-    items_RK = torch.zeros((tile.shape[0], k), dtype=torch.int64, device=device)
+    best = _Lists(tile.shape[0], k, tile.device)
     seen = exclude.window(*span) if exclude is not None else None
-    spans = item_spans(ranker, chunk)
-    for start, stop in spans:
+    for start, stop in item_spans(ranker, chunk):
         scores_RC = ranker.scores(tile, start, stop)
-        if allowed_N1 is not None:
+        if allowed_N1 is not None and not bool(allowed_N1[start:stop].all()):
             scores_RC = scores_RC.masked_fill(~allowed_N1[start:stop], -torch.inf)
         if seen is not None:
-            rows, columns = seen.chunk(start, stop, device)
+            rows, columns = seen.chunk(start, stop, tile.device)
             scores_RC[rows, columns] = -torch.inf
-        # Later items lose ties, so only what beats a full list's last score can enter it.
-        enters_RC = scores_RC > scores_RK[:, -1:]
-        if start == spans[0][0] and scores_RC.shape[1] > k:
-            enters_RC &= scores_RC >= scores_RC.topk(k, dim=1).values[:, -1:]
-        scores_RK, items_RK = _merge(scores_RK, items_RK, scores_RC, enters_RC, start)
-    return _best_of_all(ranker.workers, scores_RK, items_RK)
+        best.offer(scores_RC, start)
+    best.merge()
+    return _best_of_all(ranker.workers, best.scores_RK, best.items_RK)
 
 
 def _best_of_all(workers: Workers, scores_RK: Tensor, items_RK: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,22 +130,69 @@ def _best_of_all(workers: Workers, scores_RK: Tensor, items_RK: Tensor) -> tuple
     return sorted_RH[:, :k].contiguous(), ids_RH.gather(1, order_RH[:, :k])
 
 
-def _merge(
-    scores_RK: Tensor, items_RK: Tensor, scores_RC: Tensor, enters_RC: Tensor, start: int
-) -> tuple[Tensor, Tensor]:
-    """Merge the marked scores of one chunk into the lists; marked ids exceed all listed ones."""
-    rows, columns = enters_RC.nonzero(as_tuple=True)
-    if len(rows) == 0:
-        return scores_RK, items_RK
-    k = scores_RK.shape[1]
-    hits_R = torch.bincount(rows, minlength=scores_RK.shape[0])
-    place = k + torch.arange(len(rows), device=rows.device) - (hits_R.cumsum(0) - hits_R)[rows]
-    width = k + int(hits_R.max())
-    wide_RH = scores_RK.new_full((scores_RK.shape[0], width), -torch.inf)
-    ids_RH = items_RK.new_zeros((scores_RK.shape[0], width))
-    wide_RH[:, :k], ids_RH[:, :k] = scores_RK, items_RK
-    wide_RH[rows, place] = scores_RC[rows, columns]
-    ids_RH[rows, place] = columns + start
-    # The columns stand in id order among equal scores, so a stable sort breaks ties by lower id.
-    sorted_RH, order_RH = wide_RH.sort(dim=1, descending=True, stable=True)
-    return sorted_RH[:, :k].contiguous(), ids_RH.gather(1, order_RH[:, :k])
+class _Lists:
+    """The best so far of each row of a tile; hits wait until they are worth a sort."""
+
+    def __init__(self, rows: int, k: int, device: torch.device) -> None:
+        self.scores_RK = torch.full((rows, k), -torch.inf, device=device)
+        self.items_RK = torch.zeros((rows, k), dtype=torch.int64, device=device)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._num_waiting = 0
+        self._empty = True
+
+    def offer(self, scores_RC: Tensor, start: int) -> None:
+        """Take what can still enter of the items from `start` on, which are beyond all before."""
+        rows, k = self.scores_RK.shape
+        # Later items lose ties, so only what beats a full list's last score can enter it.
+        bar_R1 = self.scores_RK[:, -1:]
+        if self._empty and scores_RC.shape[1] > k:
+            kth_R1 = scores_RC.topk(k, dim=1).values[:, -1:]
+            bar_R1 = torch.nextafter(kth_R1, torch.full_like(kth_R1, -torch.inf))
+        at, columns = _above(scores_RC, bar_R1)
+        self._waiting.append((at, columns + start, scores_RC[at, columns]))
+        self._num_waiting += len(at)
+        if self._empty or self._num_waiting >= rows * k:
+            self.merge()
+        self._empty = False
+
+    def merge(self) -> None:
+        """Sort the waiting hits into the lists."""
+        if self._num_waiting == 0:
+            return
+        rows_H, items_H, scores_H = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting, self._num_waiting = [], 0
+        order_H = rows_H.argsort(stable=True)
+        rows_H = rows_H[order_H]
+        rows, k = self.scores_RK.shape
+        hits_R = torch.bincount(rows_H, minlength=rows)
+        place_H = k + torch.arange(len(rows_H), device=rows_H.device)
+        place_H -= (hits_R.cumsum(0) - hits_R)[rows_H]
+        wide = (rows, k + int(hits_R.max()))
+        scores_RW = self.scores_RK.new_full(wide, -torch.inf)
+        items_RW = self.items_RK.new_zeros(wide)
+        scores_RW[:, :k], items_RW[:, :k] = self.scores_RK, self.items_RK
+        scores_RW[rows_H, place_H] = scores_H[order_H]
+        items_RW[rows_H, place_H] = items_H[order_H]
+        # The columns stand in id order among equal scores: a stable sort breaks ties by lower id.
+        sorted_RW, by_RW = scores_RW.sort(dim=1, descending=True, stable=True)
+        self.scores_RK = sorted_RW[:, :k].contiguous()
+        self.items_RK = items_RW.gather(1, by_RW[:, :k])
+
+
+def _above(scores_RC: Tensor, bar_R1: Tensor) -> tuple[Tensor, Tensor]:
+    """Find what scores above its row's bar: rows and columns, ordered by both.
+
+    Nearly nothing does: one pass takes the largest of every few items, and only where that is above
+    the bar are they looked at. The items of such a group stand a stride apart, and rows stand last:
+    in that order a CPU takes maxima at the speed of its memory.
+    """
+    count = scores_RC.shape[1]
+    if count % GROUP_ITEMS:
+        rows, columns = (scores_RC > bar_R1).nonzero(as_tuple=True)
+        return rows, columns
+    groups_IGR = scores_RC.T.reshape(GROUP_ITEMS, -1, scores_RC.shape[0])
+    group_H, rows_H = (groups_IGR.amax(dim=0) > bar_R1[:, 0]).nonzero(as_tuple=True)
+    inside, hit = (groups_IGR[:, group_H, rows_H] > bar_R1[rows_H, 0]).nonzero(as_tuple=True)
+    columns_H = inside * groups_IGR.shape[1] + group_H[hit]
+    places_H, _ = (rows_H[hit] * count + columns_H).sort()
+    return places_H // count, places_H % count
