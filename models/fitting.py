@@ -231,12 +231,14 @@ class Fitter:
         changed = sorted(key for key in mine if state["config"].get(key) != mine[key])
         if changed:
             raise ValueError(f"the checkpoint was made with other settings: {', '.join(changed)}")
-        state = copy.deepcopy(state)
+        # Weights are copied where they are loaded; everything else must not stay the caller's.
+        weights = state["ranker"]
+        state = copy.deepcopy({key: value for key, value in state.items() if key != "ranker"})
         stage = self._at.stage
         self._at = _Progress(**state["progress"])
         if self._at.stage != stage:
             self._start_stage()
-        load_parts(self.ranker, state["ranker"])
+        load_parts(self.ranker, weights)
         self._optimisers.load_state_dict(state["optimisers"])
         torch.set_rng_state(state["torch_rng"].cpu())
         if "cuda_rng" in state:

@@ -120,7 +120,7 @@ class RayDesk:
             path = Path(folder) / file
             if not path.exists():
                 return None
-            state: dict[str, Any] = torch.load(path, weights_only=True)
+            state: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
             return state
 
     def save(self, name: str, files: dict[str, dict[str, Any]]) -> None:

@@ -259,7 +259,7 @@ class FolderDesk:
         found = self._whole()
         if not found or not (found[-1] / file).exists():
             return None
-        state: dict[str, Any] = torch.load(found[-1] / file, weights_only=True)
+        state: dict[str, Any] = torch.load(found[-1] / file, weights_only=True, mmap=True)
         return state
 
     def save(self, name: str, files: dict[str, dict[str, Any]]) -> None:

@@ -24,6 +24,14 @@ def test_windows_share_memory_and_cut_by_time() -> None:
     assert store.drop_last(2).lengths.tolist() == [1, 0, 0]
 
 
+def test_stores_are_joined_row_by_row() -> None:
+    store = SequenceStore.from_lists([[1, 2, 3], [6], [4, 5]], times=[[1, 2, 3], [4], [5, 6]])
+    joined = SequenceStore.joined([store.take(np.array([2, 0])), store.drop_last(1)])
+    rows = [joined.row(i).tolist() for i in range(len(joined))]
+    assert rows == [[4, 5], [1, 2, 3], [1, 2], [], [4]]
+    assert joined.times.tolist() == [5, 6, 1, 2, 3, 1, 2, 5]
+
+
 def test_take_sort_and_compact() -> None:
     store = SequenceStore.from_lists([[1, 2, 3], [6], [4, 5]], users=["b", "a", "c"])
     ordered = store.sorted_by_user()
