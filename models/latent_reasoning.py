@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.batch import SequenceBatch
 from models.encoders.base import BasePass
+from models.layers.halting import HaltingRule, halting_signals, thoughts_taken
 from models.layers.reasoning import Reasoning
 from models.sequential import SequentialConfig, SequentialRanker
 
@@ -63,15 +64,26 @@ class LatentReasoner(SequentialRanker):
         """Turn a chain of states into the state that scores."""
         return states_SXD[-1]
 
+    @property
+    def halting_rule(self) -> HaltingRule:
+        """When a row stops thinking before its last thought; never by default."""
+        return HaltingRule()
+
     def final_states(self, base: BasePass) -> Tensor:
-        """Think from the last position alone: [B, D]."""
+        """Think from the last position alone, and score where the row halts: [B, D]."""
         if self.reasoning is None:
             return super().final_states(base)
-        return self.aggregate(self.reason(base.at_last())[:, :, 0])
+        states_SBD = self.reason(base.at_last())[:, :, 0]
+        if self.halting_rule.is_off:
+            return self.aggregate(states_SBD)
+        queries_SBD = self.scale_queries(states_SBD)
+        signals = halting_signals(states_SBD, queries_SBD, self.training_vectors())
+        taken_B = thoughts_taken(signals, self.halting_rule)
+        return states_SBD[taken_B, torch.arange(len(taken_B), device=taken_B.device)]
 
     def encode_steps(self, batch: SequenceBatch) -> Tensor:
         """Turn each row's history into the query of each state of its chain: [B, S, ...]."""
         known, _ = self.known_only(batch)
-        base = self.encoder(known, self.items(known.item_ids_BL)).at_last()
+        base = self.run_encoder(known, self.items(known.item_ids_BL)).at_last()
         states_SBD = self.reason(base)[:, :, 0] * known.valid_BL[:, -1:]
         return torch.stack([self._query(known, state_BD) for state_BD in states_SBD], dim=1)

@@ -63,8 +63,10 @@ class SequentialConfig(NeuralConfig):
     auxiliary: AuxiliaryChoices = ()
 
 
-def build_encoder(config: SequentialConfig, extra_tokens: int = 0) -> Encoder:
-    """Build the encoder that the settings name, untrained; extra tokens stand beside a history."""
+def encoder_parts(
+    config: SequentialConfig, extra_tokens: int = 0
+) -> tuple[BlockSettings, int, Placing, bool]:
+    """Sort the settings into what an encoder is built from; extra tokens stand beside a history."""
     gated = config.backbone == "hstu"
     settings = BlockSettings(
         dim=config.dim,
@@ -80,7 +82,7 @@ def build_encoder(config: SequentialConfig, extra_tokens: int = 0) -> Encoder:
         event_bias=gated,
         time_bias=gated or config.time_bias,
     )
-    return ENCODERS[config.backbone](settings, config.num_layers, placing, config.embedding_norm)
+    return settings, config.num_layers, placing, config.embedding_norm
 
 
 class SequentialRanker(NeuralRanker):
@@ -91,11 +93,16 @@ class SequentialRanker(NeuralRanker):
 
     def __init__(self, config: SequentialConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.encoder = build_encoder(config, self.extra_tokens(config))
+        self.encoder = self.build_encoder()
         self.auxiliary = build_auxiliaries(
             config.auxiliary, config.max_length, config.dim, num_items
         )
         self._latest_pass: BasePass | None = None
+
+    def build_encoder(self) -> Encoder:
+        """Build the encoder that the settings name, untrained."""
+        parts = encoder_parts(self.config, self.extra_tokens(self.config))
+        return ENCODERS[self.config.backbone](*parts)
 
     @property
     def auxiliaries(self) -> list[Auxiliary]:
@@ -152,7 +159,11 @@ class SequentialRanker(NeuralRanker):
         """Encode a training batch, or prefixes of it where the encoder reads ahead."""
         if self.encoder.reads_ahead:
             batch = draw_prefixes(batch, self.config.prefixes_per_row)
-        base: BasePass = self.encoder(batch, self.items(batch.item_ids_BL))
+        return self.run_encoder(batch, self.items(batch.item_ids_BL))
+
+    def run_encoder(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
+        """Run the encoder over a batch whose item vectors are given."""
+        base: BasePass = self.encoder(batch, items_BLD)
         return base
 
     def learning_places(self, whole: BasePass) -> BasePass:
@@ -250,7 +261,7 @@ class SequentialRanker(NeuralRanker):
 
     def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
         """Score with what `final_states` makes of the encoder's pass; nothing for empty rows."""
-        state_BD = self.final_states(self.encoder(batch, items_BLD))
+        state_BD = self.final_states(self.run_encoder(batch, items_BLD))
         return state_BD * batch.valid_BL[:, -1:]
 
     def final_states(self, base: BasePass) -> Tensor:

@@ -8,6 +8,7 @@ passes instead of one pass per prefix.
 Shape legend: B rows, Q reasoning positions, D width, S states (K + 1), K thoughts.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -50,6 +51,7 @@ class Reasoning(nn.Module):
         noise: float = 0.0,
         cue_QD: Tensor | None = None,
         joined: bool = False,
+        shape: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Reason from the places of a base pass: [S, B, Q, D], the first state unreasoned.
 
@@ -59,6 +61,7 @@ class Reasoning(nn.Module):
             noise: Standard deviation of Gaussian noise on every thought's input.
             cue_QD: Added to every thought's input at its place, but never to the states.
             joined: Whether the places of a row think as one block (see `Chain`).
+            shape: Applied to every thought before it joins the state.
         """
         state = base.hidden_BQD
         states = [state]
@@ -70,6 +73,8 @@ class Reasoning(nn.Module):
                 x_BQD = x_BQD + noise * torch.randn_like(x_BQD)
             x_BQD = dropout(x_BQD, self.dropout, self.training)
             thought_BQD = encoder.step(x_BQD, base, chain)
+            if shape is not None:
+                thought_BQD = shape(thought_BQD)
             if self.gates_KD is not None:
                 state = state + self.gates_KD[step] * thought_BQD
             else:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from models.batch import SequenceBatch
 from models.clustering import k_means
-from models.encoders.base import BasePass
 from models.latent_reasoning import LatentReasoner, ReasoningConfig
-from models.layers.halting import HaltingRule, halting_signals, thoughts_taken
+from models.layers.halting import HaltingRule
 from models.losses import full_cross_entropy
 from models.registry import register
 from models.sequences import SequenceStore
@@ -151,14 +150,3 @@ class DTRec(LatentReasoner):
             agreement=config.halt_agreement,
             change=config.halt_change,
         )
-
-    def final_states(self, base: BasePass) -> Tensor:
-        """Think from the last position, and take each row's state where it halts: [B, D]."""
-        if self.reasoning is None or self.halting_rule.is_off:
-            return super().final_states(base)
-        states_SBD = self.reason(base.at_last())[:, :, 0]
-        signals = halting_signals(
-            states_SBD, self.scale_queries(states_SBD), self.training_vectors()
-        )
-        taken_B = thoughts_taken(signals, self.halting_rule)
-        return states_SBD[taken_B, torch.arange(len(taken_B), device=taken_B.device)]

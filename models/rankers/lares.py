@@ -269,7 +269,7 @@ class LARES(SequentialRanker):
     def encode_steps(self, batch: SequenceBatch) -> Tensor:
         """Turn each row's history into the query of the encoder and of each recurrence."""
         known, _ = self.known_only(batch)
-        base = self.encoder(known, self.items(known.item_ids_BL))
+        base = self.run_encoder(known, self.items(known.item_ids_BL))
         states = [base.hidden_BQD]
         if self.core is not None:
             start_BLD = torch.zeros_like(base.hidden_BQD)
