@@ -4,7 +4,7 @@ Shape legend: W windows, L positions, B rows, Q places, P states.
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -27,12 +27,15 @@ class AuxiliarySettings(BaseModel):
     Attributes:
         windows: Training windows, drawn once, that clusters and neighbours are taken from.
         temperature: Divides the contrasts' dot products.
+        warmup_epochs: Epochs before the objective starts: what it derives from the ranker's own
+            weights says nothing until these have learnt something.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     windows: int = Field(default=1024, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    warmup_epochs: int = Field(default=2, ge=0)
 
 
 class Auxiliary(nn.Module, ABC):
@@ -41,17 +44,24 @@ class Auxiliary(nn.Module, ABC):
     Attributes:
         windows_3WL: int64: item ids, times and actions of the sample, left padded with zeros; rows
             of zeros where there are fewer training rows.
+        age: int64, epochs that have begun.
+        terms: Names of its losses.
     """
 
+    terms: ClassVar[tuple[str, ...]]
     windows_3WL: Tensor
+    age: Tensor
 
     def __init__(self, settings: AuxiliarySettings, max_length: int) -> None:
         super().__init__()
+        self.warmup_epochs = settings.warmup_epochs
+        self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         shape = (3, settings.windows, max_length)
         self.register_buffer("windows_3WL", torch.zeros(shape, dtype=torch.int64))
 
     def fit_statistics(self, store: SequenceStore) -> None:
         """Keep the newest windows of training rows that a fixed seed draws."""
+        self.age.zero_()
         rows = np.flatnonzero(store.lengths >= 2)
         _, count, length = self.windows_3WL.shape
         drawn = np.sort(np.random.default_rng(0).permutation(rows)[:count])
@@ -83,10 +93,30 @@ class Auxiliary(nn.Module, ABC):
         ranker.train(was_training)
         return torch.cat(states)
 
-    @abstractmethod
+    @property
+    def is_warm(self) -> bool:
+        """Whether the warm-up is over."""
+        return int(self.age) > self.warmup_epochs
+
     def refresh(self, ranker: "SequentialRanker") -> None:
+        """Hear that an epoch begins, and derive clusters or neighbours once the warm-up is over."""
+        self.age += 1
+        if self.is_warm:
+            self.derive(ranker)
+
+    def losses(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
+        """Return named, weighted terms for a training batch that the ranker has encoded."""
+        return self.contrasts(ranker, base) if self.is_warm else self.idle(base)
+
+    def idle(self, base: BasePass) -> dict[str, Tensor]:
+        """Zeros: parallel training wants a gradient for every weight, if only a zero."""
+        nothing = [0.0 * base.hidden_BQD.sum(), *(0.0 * p.sum() for p in self.parameters())]
+        return dict.fromkeys(self.terms, torch.stack(nothing).sum())
+
+    @abstractmethod
+    def derive(self, ranker: "SequentialRanker") -> None:
         """Derive clusters or neighbours from the weights at the start of an epoch."""
 
     @abstractmethod
-    def losses(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
-        """Return named, weighted terms for a training batch that the ranker has encoded."""
+    def contrasts(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
+        """Return the terms of a training batch."""

@@ -46,9 +46,10 @@ class ICSRec(Auxiliary):
     Recommendation, WSDM 2024. The state of every position is that of the sub-sequence up to it, so
     the published split into all prefixes costs nothing here. Inferences: the partner of an anchor
     is drawn among the positions of the same batch, and one without a partner has no coarse term;
-    prototypes come from the states of a fixed sample of training windows.
+    prototypes come from the states of a fixed sample of training windows; the epochs of warm-up.
     """
 
+    terms = ("icsrec_coarse", "icsrec_fine")
     intents_KD: Tensor
     is_clustered: Tensor
 
@@ -63,7 +64,7 @@ class ICSRec(Auxiliary):
         super().fit_statistics(store)
         self.is_clustered.fill_(False)
 
-    def refresh(self, ranker: "SequentialRanker") -> None:
+    def derive(self, ranker: "SequentialRanker") -> None:
         """Cluster the states of the sample, from the prototypes of the epoch before."""
         seen_WL = self.windows().valid_BL
         if ranker.encoder.reads_ahead:
@@ -81,7 +82,7 @@ class ICSRec(Auxiliary):
         self.intents_KD[:count] = found_KD
         self.is_clustered.fill_(True)
 
-    def losses(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
+    def contrasts(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
         """Weighted coarse and fine contrasts over the drawn targets of a batch."""
         settings = self.settings
         chosen_BQ, targets_T = ranker.targets_of(base)

@@ -55,9 +55,10 @@ class SRACL(Auxiliary):
     the ranker's own item vectors at the start of the epoch, a sequence's is the mean of its
     items', and its neighbours are windows of a fixed training sample whose states are those of the
     start of the epoch, so that no neighbour is encoded again. Windows that begin with the same
-    event as the anchor's row are taken to be its own and left out.
+    event as the anchor's row are taken to be its own and left out. Both start after a warm-up.
     """
 
+    terms = ("sra_inter", "sra_intra")
     neighbours_N1M: Tensor
     meanings_WD: Tensor
     states_WD: Tensor
@@ -74,7 +75,7 @@ class SRACL(Auxiliary):
         self.apply(initialise)
 
     @torch.no_grad()
-    def refresh(self, ranker: "SequentialRanker") -> None:
+    def derive(self, ranker: "SequentialRanker") -> None:
         """Find the item neighbours, and encode the sample of windows."""
         vectors_N1D = ranker.item_vectors(0, ranker.num_items + 1)
         wanted = self.settings.item_neighbours
@@ -87,11 +88,13 @@ class SRACL(Auxiliary):
         vectors_BLD = functional.normalize(ranker.items(batch.item_ids_BL).detach(), dim=2)
         return functional.normalize((vectors_BLD * batch.valid_BL[:, :, None]).sum(dim=1), dim=1)
 
-    def losses(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
+    def contrasts(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
         """Weighted contrasts between and within the sequences of a batch."""
         settings = self.settings
         chosen_BQ, _ = ranker.targets_of(base)
         rows_R, at_R = draw_places(chosen_BQ, settings.share)
+        if len(rows_R) == 0:
+            return self.idle(base)
         prefixes = prefixes_at(base.batch, rows_R, base.places_BQ[rows_R, at_R])
         terms = {}
         if settings.inter_weight > 0:

@@ -17,8 +17,14 @@ from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
 from tests.models.conftest import NUM_ITEMS, random_store, small_ranker
 
-ICSREC = {"name": "icsrec", "windows": 20, "clusters": 7, "share": 1.0}
-SRA_CL = {"name": "sra-cl", "windows": 20, "sequence_neighbours": 3, "share": 1.0}
+ICSREC = {"name": "icsrec", "windows": 20, "clusters": 7, "share": 1.0, "warmup_epochs": 0}
+SRA_CL = {
+    "name": "sra-cl",
+    "windows": 20,
+    "sequence_neighbours": 3,
+    "share": 1.0,
+    "warmup_epochs": 0,
+}
 
 
 def ranker_with(store: SequenceStore, *auxiliary: object, **settings: object) -> SequentialRanker:
@@ -182,6 +188,23 @@ def test_views_replace_a_share_of_the_items_by_neighbours(store: SequenceStore) 
     assert 0.1 < float(moved.sum() / batch.valid_BL.sum()) < 0.3
     for old, new in zip(batch.item_ids_BL[moved], view.item_ids_BL[moved], strict=True):
         assert int(new) in objective.neighbours_N1M[old].tolist()
+
+
+@pytest.mark.parametrize("auxiliary", [ICSREC, SRA_CL])
+def test_contrasts_start_after_the_warm_up(
+    auxiliary: dict[str, object], store: SequenceStore
+) -> None:
+    ranker = small_ranker("sasrec", store, auxiliary=[auxiliary | {"warmup_epochs": 2}]).train()
+    assert isinstance(ranker, SequentialRanker)
+    active = []
+    for _ in range(4):
+        ranker.refresh()
+        terms = ranker(training_batch(store))
+        extra = torch.stack([terms[name] for name in ranker.auxiliaries[0].terms])
+        active.append(bool((extra > 0).all()))
+        extra.sum().backward()
+        assert all(p.grad is not None for p in ranker.auxiliary.parameters())
+    assert active == [False, False, True, True]
 
 
 @pytest.mark.parametrize("name", ["sasrec", "rearec-prl", "dtrec"])
