@@ -174,6 +174,7 @@ class LlmSettings(Group):
     language: str = Field("en", description="that answers are written in, an ISO 639-1 code")
     recorded: str | None = Field(None, description="file of answers that `recorded` replays")
     recorded_column: str = Field("answer", description="its column of texts")
+    trace_share: float = Field(0.01, ge=0, le=1, description="of items, shown in MLflow as traces")
     engine: dict[str, str | int | float | bool] = Field(
         default_factory=dict, description="further vLLM engine arguments"
     )

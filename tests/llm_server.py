@@ -145,6 +145,9 @@ class Server:
                 setattr(self, name, value)
             await _send(writer, 200, b"{}")
             return True
+        if path.endswith("/models"):
+            await _send(writer, 200, b'{"object": "list", "data": []}')
+            return True
         self.in_flight += 1
         try:
             return await self._completion(body, reader, writer)

@@ -133,6 +133,7 @@ class Taken:
 
 def relevant_files(lake: Lake, subjects: Set[str]) -> tuple[list[str], list[str]]:
     """List all files of `llm_answers`, and those that hold an answer about a subject."""
+    lake.refresh(TABLE)
     files = list(lake.files(TABLE))
     wanted = pa.array(sorted(subjects), pa.string())
     relevant = [

@@ -7,6 +7,7 @@ an answer already is answered from it; only the others go out.
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ Kind = Literal["category", "item"]
 
 # Chains that wait for a next try must not leave places unused.
 CHAINS_PER_PLACE = 3
+# How often a task looks whether answers wait for a commit.
+LOOK_S = 0.25
 SUBJECTS = "subject string, payload string"
 OUTCOMES = (
     "subject string, status string, result string, reason string, attempts long, "
@@ -57,15 +60,20 @@ class Job:
 
     def chain(self, subject: str, payload: str) -> Chain[Any]:
         """Begin a subject's chain."""
-        given = json.loads(payload)
-        if self.kind == "category":
-            return reason_about_category(given["path"], self.llm, subject)
-        return reason_about_item(given["item"], given["dimensions"], self.llm)
+        return begin(self.kind, payload, self.llm, subject)
 
     def places(self, task: int) -> int:
         """A task's share of the requests in flight."""
         share, rest = divmod(self.llm.max_concurrency, self.tasks)
         return share + (task < rest)
+
+
+def begin(kind: Kind, payload: str, llm: LlmSettings, subject: str) -> Chain[Any]:
+    """Begin the chain that a payload describes."""
+    given = json.loads(payload)
+    if kind == "category":
+        return reason_about_category(given["path"], llm, subject)
+    return reason_about_item(given["item"], given["dimensions"], llm)
 
 
 def ask_on_spark(spark: SparkSession, job: Job, subjects: Sequence[tuple[str, str]]) -> pa.Table:
@@ -110,13 +118,14 @@ class _Task:
         self._known: Replies = {}
         self._ended: dict[str, Outcome] = {}
         self._quota = QuotaClient(job.quota)
-        self._flushing = asyncio.Lock()
+        self._is_over = asyncio.Event()
 
     async def run(self, subjects: Sequence[tuple[str, str]]) -> list[Outcome]:
         names = {subject for subject, _ in subjects}
         self._known = self._store.known(names, self._job.seen, self._job.relevant)
         work = iter(subjects)
         places = max(1, self._job.places(self._task))
+        keeper = asyncio.create_task(self._commit_regularly())
         try:
             async with self._model(places) as model:
                 chains = range(places * CHAINS_PER_PLACE)
@@ -126,7 +135,8 @@ class _Task:
             raise ServiceUnavailable(f"the driver's quota does not answer: {error}") from error
         finally:
             await self._quota.close()
-            self._store.commit(self._store.take())
+            self._is_over.set()
+            await keeper
         return [
             self._ended[subject].without_blame(answered, stop)
             if subject in self._ended
@@ -163,10 +173,15 @@ class _Task:
             return known
         reply = await model.ask(request)
         self._store.keep(request, reply)
-        if self._store.is_due and not self._flushing.locked():
-            async with self._flushing:
-                await asyncio.to_thread(self._store.commit, self._store.take())
         return reply
+
+    async def _commit_regularly(self) -> None:
+        """Commit answers beside the asking, and the last ones when it is over."""
+        while not self._is_over.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_over.wait(), LOOK_S)
+            if self._store.is_due or self._is_over.is_set():
+                await asyncio.to_thread(self._store.commit, self._store.take())
 
 
 def _outcome_schema() -> pa.Schema:

@@ -79,15 +79,15 @@ class Registry:
     """The registered model and its aliases, in the MLflow that the settings name."""
 
     def __init__(self, settings: Settings) -> None:
-        self.tracking_uri, self.artifact_root = _addresses(settings)
+        self.tracking_uri, self.artifact_root = addresses(settings)
         if self.tracking_uri.startswith("http"):
             require_answer("MLflow", self.tracking_uri, "RECKONER_MLFLOW__TRACKING_URI")
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             self._client = MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def register(self, card: Card, weights: dict[str, Tensor], tags: dict[str, str]) -> str:
         """Store a trained ranker as a new version and point `challenger` at it."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             run = self._client.create_run(self._experiment(), run_name=card.partition)
             run_id = run.info.run_id
             self._log(run_id, card)
@@ -114,12 +114,12 @@ class Registry:
 
     def challenge(self, version: str) -> None:
         """Point `challenger` at a version."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             self._client.set_registered_model_alias(MODEL, CHALLENGER, version)
 
     def with_tag(self, key: str, value: str) -> str | None:
         """The newest version that carries a tag, or None."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             found = self._client.search_model_versions(f"name='{MODEL}'")
         matching = [str(one.version) for one in found if one.tags.get(key) == value]
         return max(matching, key=int, default=None)
@@ -140,7 +140,7 @@ class Registry:
 
     def find(self, reference: str) -> str | None:
         """Like `resolve`, but None where there is none."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             try:
                 if reference.isdigit():
                     return str(self._client.get_model_version(MODEL, reference).version)
@@ -152,7 +152,7 @@ class Registry:
 
     def known(self) -> list[str]:
         """Every version and alias, such as `3` or `champion -> 2`."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             versions = self._client.search_model_versions(f"name='{MODEL}'")
             numbers = sorted((str(version.version) for version in versions), key=int)
             if not numbers:
@@ -183,7 +183,7 @@ class Registry:
     def promote(self, version: str) -> str | None:
         """Make a version champion; return the previous champion, which a tag remembers."""
         previous = self.find(CHAMPION)
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             if previous is not None and previous != version:
                 self._client.set_model_version_tag(MODEL, version, PREVIOUS, previous)
                 self._client.set_registered_model_tag(MODEL, PREVIOUS, previous)
@@ -197,18 +197,18 @@ class Registry:
             InputError: there is no champion, or none before it.
         """
         champion = self.resolve(CHAMPION)
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             previous = self._client.get_model_version(MODEL, champion).tags.get(PREVIOUS)
         if previous is None:
             raise InputError(f"champion {champion} has no previous champion to go back to")
         self.resolve(previous)
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             self._client.set_registered_model_alias(MODEL, CHAMPION, previous)
         return champion, previous
 
     def note(self, version: str, key: str, value: str) -> None:
         """Put a tag on a version, such as the gate's verdict."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             self._client.set_model_version_tag(MODEL, version, key, value[:4900])
 
     def _experiment(self) -> str:
@@ -241,7 +241,7 @@ class Registry:
 
     @contextmanager
     def _folder(self, version: str) -> Iterator[Path]:
-        with _reaching(self.tracking_uri), tempfile.TemporaryDirectory() as scratch:
+        with reaching(self.tracking_uri), tempfile.TemporaryDirectory() as scratch:
             source = self._client.get_model_version(MODEL, version).source
             local = artifacts.download_artifacts(
                 artifact_uri=source, dst_path=scratch, tracking_uri=self.tracking_uri
@@ -259,7 +259,7 @@ def _write(folder: Path, card: Card, weights: dict[str, Tensor]) -> None:
         writer.writerows(card.curve)
 
 
-def _addresses(settings: Settings) -> tuple[str, str | None]:
+def addresses(settings: Settings) -> tuple[str, str | None]:
     """The tracking URI and artifact root: beside a local lake unless set."""
     tracking, root = settings.mlflow.tracking_uri, settings.mlflow.artifact_root
     if tracking is None:
@@ -276,7 +276,7 @@ def _addresses(settings: Settings) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _reaching(uri: str) -> Iterator[None]:
+def reaching(uri: str) -> Iterator[None]:
     """Turn a dead server or database into exit 4."""
     try:
         yield

@@ -14,10 +14,12 @@ MAX_ATTRIBUTES = 40
 MAX_VALUE_CHARS = 200
 
 REFUSAL = re.compile(
-    r"\b(?:i'?m sorry|we'?re sorry|sorry,|as an? (?:ai|language model)\b|i (?:can ?not|can'?t|am "
-    r"unable to|do not have)|unfortunately,? (?:i|the|this|we)\b|(?:unable to|can ?not|could not) "
-    r"(?:be )?(?:generated?|provided?|created?|described?|find|determined?)|not (?:currently )?"
-    r"available\b|no (?:information|description) (?:is )?(?:available|provided)|please provide|"
+    r"\b(?:i'?m sorry|we'?re sorry|sorry,|as an? (?:ai|language model)\b|"
+    r"i (?:can ?not|can'?t|am unable to|do not have)|unfortunately,? (?:i|the|this|we)\b|"
+    r"(?:unable to|can ?not|could not) (?:be )?"
+    r"(?:generated?|provided?|created?|described?|find|determined?)|"
+    r"(?:book|item) is (?:currently )?not (?:currently )?available\b|"
+    r"no (?:information|description) (?:is )?(?:available|provided)|please provide|"
     r"(?:not a|without a|is not|provide a) (?:\w+ ){0,2}(?:recogni[sz]able|valid|clear|specific)|"
     r"(?:valid|recogni[sz]able|proper) (?:book )?title|appears to be gibberish|couldn'?t find)",
     re.IGNORECASE,

@@ -46,8 +46,8 @@ class Grant:
 class Quota:
     """The state of a run.
 
-    Requests are spaced by slots: each leave takes the next one, so the rate holds whoever asks and
-    no second ever sees more than its share. Money is reserved at the worst case before a request
+    Requests are spaced by slots: each leave takes the next one, so the rate holds whoever asks, and
+    an idle time is not saved up for a burst. Money is reserved at the worst case before a request
     and settled at the true price after it, so the caps hold with any number in flight.
     """
 

@@ -1,19 +1,23 @@
 """The backends that reason: categories first, then items in rounds, under one quota."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import structlog
 
-from pipelines.io.answer_store import recover_journals, relevant_files
+from pipelines.errors import InputError, ServiceUnavailable
+from pipelines.io.answer_store import AnswerStore, recover_journals, relevant_files
 from pipelines.io.llm_quota import QuotaServer
-from pipelines.io.llm_tasks import Job, Kind, ask_on_spark
+from pipelines.io.llm_tasks import Job, Kind, ask_on_spark, begin
 from pipelines.io.spark_session import spark_session
 from pipelines.knowledge.backends import Built, Caps
+from pipelines.knowledge.course import Course
 from pipelines.knowledge.estimate import Estimate, estimate
 from pipelines.knowledge.item_text import PATH
 from pipelines.knowledge.quota import Limits
@@ -68,6 +72,7 @@ class ReasoningBackend:
             for row, path in zip(rows, paths, strict=True)
         ]
         outcomes = self._ask("item", subjects)
+        self._trace(subjects)
         hashes = {row["item_id"]: row["content_hash"] for row in rows}
         records = [self._record(one, hashes) for one in outcomes if one["status"] == "done"]
         failed = [self._failure(one, hashes) for one in outcomes if one["status"] == "failed"]
@@ -136,6 +141,34 @@ class ReasoningBackend:
             with spark_session(context.settings.spark, "build-item-knowledge") as spark:
                 rows: list[dict[str, Any]] = ask_on_spark(spark, job, subjects).to_pylist()
                 return rows
+
+    def _trace(self, subjects: Sequence[tuple[str, str]]) -> None:
+        """Show a sample of the conversations in MLflow; the night does not depend on it."""
+        sample = {subject: payload for subject, payload in subjects if self._is_sampled(subject)}
+        if not sample or find_spec("mlflow") is None:
+            return
+        from pipelines.io.llm_traces import replay, trace
+
+        context = self._context
+        files = relevant_files(context.lake, set(sample))
+        known = AnswerStore(context.lake, context.ds).known(set(sample), *files)
+        try:
+            traces = trace(
+                context.settings,
+                context.ds,
+                (
+                    replay(Course(subject, begin("item", payload, self._llm, subject)), known)
+                    for subject, payload in sample.items()
+                ),
+            )
+            log.info("conversations are in MLflow", traces=traces)
+        except (InputError, ServiceUnavailable) as error:
+            log.warning("no traces", reason=str(error))
+
+    def _is_sampled(self, subject: str) -> bool:
+        """Draw by the item's id, so that a rerun shows the same items."""
+        draw = int.from_bytes(hashlib.blake2b(subject.encode(), digest_size=4).digest())
+        return draw < self._llm.trace_share * 2**32
 
     def _ontologies(self) -> dict[str, list[dict[str, Any]]]:
         is_current = pc.field("prompt_version") == self._ontology_version

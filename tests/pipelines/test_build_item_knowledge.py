@@ -46,6 +46,7 @@ def night(
         "MODEL": "model-1",
         "MAX_REQUESTS_PER_SECOND": "500",
         "PARTITIONS": "1",
+        "TRACE_SHARE": "0",
         **PRICES,
     }
     for name, value in settings.items():
@@ -78,6 +79,7 @@ def start(lake: str, server: LlmServer) -> "subprocess.Popen[bytes]":
         "RECKONER_LLM__BASE_URL": server.base_url,
         "RECKONER_LLM__MODEL": "model-1",
         "RECKONER_LLM__MAX_REQUESTS_PER_SECOND": "500",
+        "RECKONER_LLM__TRACE_SHARE": "0",
     }
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *STEP, "--lake", lake],
@@ -288,6 +290,29 @@ def test_the_offline_backend_asks_nobody(
     assert {row["model"] for row in records} == {"offline-extraction"}
     assert {row["claims"] for row in records} == {None}
     assert server.requests() == []
+
+
+def test_a_sample_of_conversations_is_shown_in_mlflow(
+    night: Command, server: LlmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    publish_items(night.lake, [*tools(30), an_item("spoiled", "Saw [[fault:empty]]")])
+    monkeypatch.setenv("RECKONER_LLM__TRACE_SHARE", "1")
+    night.json(*STEP, "--max-items", "1")
+    monkeypatch.setenv("RECKONER_LLM__TRACE_SHARE", "0.2")
+    night.json(*STEP)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("item-knowledge")
+    assert experiment is not None
+    traces = client.search_traces([experiment.experiment_id])
+    assert 1 + 1 <= len(traces) < 31
+    [first] = [trace for trace in traces if trace.info.tags["item_id"] == "item-000"]
+    spans = {span.name: span for span in first.data.spans}
+    assert set(spans) == {"item", "attributes", "needs", "verify", "synthesis"}
+    assert "Steel hammer number 0" in json.dumps(spans["needs"].inputs)
+    assert "reasoning" in spans["needs"].outputs["answer"]
+    assert len(server.billed()) == 1 + 30 * 4 + 2  # showing asks nothing
 
 
 def test_recorded_answers_replay_a_run_without_an_endpoint(

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from pipelines.io import llm_http
-from pipelines.io.llm_http import HttpModel, Stopped, Unanswered
+from pipelines.io.llm_http import HttpModel, Stopped, Unanswered, endpoint_trouble
 from pipelines.io.llm_quota import QuotaClient, QuotaServer
 from pipelines.knowledge.answers import MAX_ANSWER_CHARS
 from pipelines.knowledge.quota import Limits
@@ -181,6 +181,14 @@ def test_the_rate_holds_with_two_clients_and_many_in_flight(server: LlmServer) -
     assert len(times) == 60
     # 60 slots of 20 ms take 1.18 s, however fast the endpoint is.
     assert times[-1] - times[0] >= 59 / 50 - 0.1
+
+
+def test_the_doctor_knocks_without_asking(server: LlmServer) -> None:
+    assert endpoint_trouble(settings(server.base_url)) is None
+    assert server.requests() == []
+    assert "ConnectError" in (endpoint_trouble(settings("http://127.0.0.1:9/v1")) or "")
+    nowhere = endpoint_trouble(LlmSettings(backend="http"))
+    assert nowhere == "set RECKONER_LLM__BASE_URL"
 
 
 def test_a_stranger_gets_no_leave() -> None:

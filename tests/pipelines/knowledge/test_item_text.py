@@ -80,8 +80,14 @@ def test_the_wanted_or_an_unjudged_language_passes(text: str, language: str) -> 
     require_language(text, language)
 
 
-def test_a_story_of_an_aimless_hero_is_no_refusal() -> None:
-    text = "It begins with his days as an aimless drop-out; you can't be neutral on a moving train."
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It begins with his days as an aimless drop-out; you can't be neutral on a moving train.",
+        "A quart of way oil for machine tools; expedited delivery is not available.",
+    ],
+)
+def test_what_only_sounds_like_a_refusal_passes(text: str) -> None:
     assert require_summary(text, "en", 60) == text
 
 
