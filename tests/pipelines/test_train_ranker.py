@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.registry import config_class, names, ranker_class
 from pipelines.cli import main
 from pipelines.io.lake import Lake
 from pipelines.io.tracking import Registry
@@ -22,6 +23,7 @@ from tests.pipelines.planted import DS, plant
 
 STEADY = ["--recipe", "smoke", "--set", "max_epochs=14", "--set", "patience=14"]
 DEADLINE_S = 240
+TRAINABLE = [name for name in names() if ranker_class(name).is_trainable]
 OFTEN = {"RECKONER_TRAIN__CHECKPOINT_EVERY_STEPS": "2"}
 # How many moments training is killed at.
 KILLS = int(os.environ.get("RECKONER_KILLS", "1"))
@@ -62,6 +64,23 @@ def test_heuristics_train_and_register_too(trained: Command) -> None:
     words = ("--recipe", "smoke", "--set", "ranker=tgh")
     result = trained.json("train-ranker", "--partition", DS, *words)
     assert (result["ranker"], result["version"], result["epochs"]) == ("tgh", "2", 0)
+
+
+@pytest.mark.parametrize("ranker", TRAINABLE)
+def test_every_ranker_trains_registers_and_loads(
+    trained: Command, monkeypatch: pytest.MonkeyPatch, ranker: str
+) -> None:
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
+    fields = config_class(ranker).model_fields
+    small = {"dim": "8", "max_length": "12", "num_layers": "1"}
+    words = [f"{key}={value}" for key, value in small.items() if key in fields]
+    words += ["max_epochs=1", "batch_size=64"]
+    pairs = [word for setting in words for word in ("--set", setting)]
+    result = trained.json("train-ranker", "--partition", DS, "--recipe", ranker, *pairs)
+    assert (result["ranker"], result["version"]) == (ranker, "2")
+    loaded, card = Registry(load_settings(trained.lake)).load(result["version"])
+    assert card.ranker_name == ranker
+    assert loaded.num_parameters == result["parameters"]
 
 
 def test_dry_run_registers_nothing(trained: Command) -> None:
