@@ -81,11 +81,17 @@ ENTRIES = (
     _trained("hstu", "hstu", BACKBONE_TRIAL),
     _trained("rearec-erl", "rearec-erl", STEPS_TRIAL),
     _trained("rearec-prl", "rearec-prl", STEPS_TRIAL),
+    _trained("plr", "plr", STEPS_TRIAL),
+    _trained("lares", "lares", ({"reasoning_steps": "2"},)),
     _trained("dtrec", "dtrec", STEPS_TRIAL),
     _trained("stream-rec", "stream-rec", ({"code_levels": "4"},)),
     _trained("reg4rec", "reg4rec", ({"books": "8"},)),
     _trained("sasrec+icsrec", "sasrec", BACKBONE_TRIAL, auxiliary="icsrec"),
     _trained("sasrec+sra-cl", "sasrec", BACKBONE_TRIAL, auxiliary="sra-cl"),
+    _trained("bert4rec", "bert4rec", ({"mask_share": "0.4"},)),
+    _trained("mancar", "mancar", STEPS_TRIAL),
+    # It needs feedback of several levels.
+    Entry("onepiece", "onepiece", {}, (*SHARED_TRIALS, {"lr": "0.0005"}), ("taobao",)),
 )
 
 
@@ -181,7 +187,7 @@ def _validated(out: Path) -> float:
 
 
 def _file(log: Log, entry: Entry, part: str) -> Path:
-    return HOME / f"{log.name}.{entry.label}.{part}.json"
+    return HOME / f"{log.name}.{entry.label.replace(' ', '')}.{part}.json"
 
 
 if __name__ == "__main__":

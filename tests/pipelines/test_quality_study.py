@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import quality_report, quality_study
+from pipelines.benchmark_settings import split_settings
 from pipelines.quality_study import Entry, Log, final_fit, missing, study, trials_of
 from tests.pipelines.walks import write_walks
 
+ROWS = quality_study.ENTRIES
 LOG = Log("walks", "temporal")
 SMALL = {"dim": "8", "max_epochs": "4", "batch_size": "16", "lr": "0.02"}
 ENTRIES = (
@@ -39,6 +41,17 @@ def test_trials_come_before_their_seed_and_first_seeds_before_second_ones() -> N
     assert order[:7] == [("popularity", 0), *firsts]
     assert ("popularity", 1) not in order
     assert order[-1] == ("deep", 1)
+
+
+@pytest.mark.parametrize("entry", ROWS, ids=lambda entry: entry.label)
+def test_every_row_and_trial_has_settings_that_exist(entry: Entry) -> None:
+    for log in quality_study.LOGS:
+        for fit in (*trials_of(log, entry), final_fit(log, entry, 0, tune=False)):
+            split_settings(entry.ranker, log.protocol, None, fit.settings)
+
+
+def test_trained_rows_get_as_many_trials() -> None:
+    assert {len(one.trials) for one in ROWS if one.trials} == {3}
 
 
 def test_the_best_trial_sets_what_the_seeds_run_with(small_study: Path) -> None:
