@@ -16,15 +16,12 @@ from torch import Tensor
 
 from models.base import Ranker
 from models.batch import SequenceBatch, SequenceStore, steps_per_epoch, training_batches
-from models.encoding import encode_rows
-from models.evaluation import Holdout, target_ranks
+from models.evaluation import Holdout
 from models.local_state import load_parts, local_parts
-from models.metrics import per_user_metrics
 from models.optimisers import Optimisers
 from models.recipe import EpochResult, FitConfig, NonFiniteLossError, StepState
-from models.seen import SeenItems
+from models.validation import users_to_judge, validate
 
-MONITOR = "ndcg@10"
 Losses = dict[str, Tensor]
 Forward = Callable[[SequenceBatch], Losses]
 __all__ = ["EpochResult", "FitConfig", "Fitter", "NonFiniteLossError", "StepState"]
@@ -103,7 +100,11 @@ class Fitter:
         self._num_batches = (
             steps_per_epoch(train, self._plan, world) if num_batches is None else num_batches
         )
-        self._validation = None if validation is None else self._my_users(validation)
+        if validation is not None:
+            validation = users_to_judge(
+                validation, config, rank, world, self._sharded, ranker.workers
+            )
+        self._validation = validation
         self._at = _Progress()
         self._sums: dict[str, float] = {}
         self._best: dict[str, Tensor] | None = None
@@ -247,22 +248,6 @@ class Fitter:
         self.curve = [EpochResult(**point) for point in state["curve"]]
         self._best = state["best"]
 
-    def _my_users(self, validation: Holdout) -> Holdout:
-        """Choose the users that this worker judges: its share, or everybody's.
-
-        Workers that hold parts of the items judge the same users together.
-        """
-        workers = self.ranker.workers
-        if self._sharded:
-            limit = -(-self.config.eval_users // workers.world)
-            mine = validation.sample(limit, self.config.seed)
-            if workers.world == 1:
-                return mine
-            # Compact, or the whole shard would travel with them.
-            return Holdout.joined(workers.gather_objects(Holdout.joined([mine])))
-        validation = validation.sample(self.config.eval_users, self.config.seed)
-        return validation if workers.world > 1 else validation.shard(self._rank, self._world)
-
     def _seed_dropout(self) -> None:
         # Dropout must differ between workers, and must not depend on how the weights were drawn.
         seed = np.random.SeedSequence([self.config.seed, self._rank]).generate_state(1)[0]
@@ -354,15 +339,4 @@ class Fitter:
     def validate(self) -> float:
         """Mean NDCG@10 over the validation users of all workers."""
         assert self._validation is not None
-        holdout = self._validation
-        total = torch.zeros(2, dtype=torch.float64)
-        if len(holdout):
-            queries = encode_rows(self.ranker, holdout.history)
-            seen = SeenItems.from_store(holdout.history)
-            allowed, excluded = target_ranks(self.ranker, queries, holdout.targets, seen)
-            ranks = allowed if self.config.eval_seen == "allowed" else excluded
-            values = per_user_metrics(ranks)[MONITOR]
-            total = torch.tensor([float(values.sum()), float(len(values))], dtype=torch.float64)
-        if self.ranker.workers.world == 1:
-            total = self._reduce_sum(total.to(self.device)).cpu()
-        return float(total[0] / total[1].clamp(min=1.0))
+        return validate(self.ranker, self._validation, self.config.eval_seen, self._reduce_sum)
