@@ -98,12 +98,12 @@ class TransformerEncoder(Encoder):
         # In training a batch without padding takes the faster kernel; at inference the kernel must
         # not depend on who shares the batch.
         plain = self.training and not self.reads_ahead and bool(batch.valid_BL.all())
-        at_BL = every_position(batch)
-        bias_of = self._biases(batch, at_BL, at_BL)
+        at_BL, counts_BL = every_position(batch), positions_of(batch.valid_BL)
+        bias_of = self._biases(batch, counts_BL, at_BL)
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for layer, block in enumerate(self.layers):
-            heads = self._turned(block.heads(x_BLD), positions_of(batch.valid_BL))
+            heads = self._turned(block.heads(x_BLD), counts_BL)
             mixed_BHLW = block.attend(heads, mask_B1LL, bias_of(layer), plain)
             x_BLD = block.finish(x_BLD, mixed_BHLW, heads.gate)
             keys.append(heads.k)
@@ -123,9 +123,8 @@ class TransformerEncoder(Encoder):
         """
         chain.length += 1
         ahead = chain.length * (x_BQD.shape[1] if chain.joined else 1)
-        at_BQ = base.places_BQ + ahead
         counts_BQ = positions_of(base.batch.valid_BL).gather(1, base.places_BQ) + ahead
-        bias_of = self._biases(base.batch, at_BQ, base.places_BQ)
+        bias_of = self._biases(base.batch, counts_BQ, base.places_BQ)
         for layer, block in enumerate(self.layers):
             heads = self._turned(block.heads(x_BQD), counts_BQ)
             chain.keys[layer].append(heads.k)
@@ -159,14 +158,17 @@ class TransformerEncoder(Encoder):
         return replace(heads, q=rotate(heads.q, positions_BQ), k=rotate(heads.k, positions_BQ))
 
     def _biases(
-        self, batch: SequenceBatch, at_BQ: Tensor, event_BQ: Tensor
+        self, batch: SequenceBatch, counts_BQ: Tensor, event_BQ: Tensor
     ) -> Callable[[int], Tensor | None]:
-        """Give each layer's bias of queries at `at_BQ`, timed as the events `event_BQ`."""
+        """Give each layer's bias of queries that are the `counts_BQ`-th tokens of their rows.
+
+        They are timed as the events at positions `event_BQ`.
+        """
         if not len(self.biases):
             return lambda layer: None
         times_BQ = batch.times_BL.gather(1, event_BQ)
         gaps = Gaps(
-            at_BQ[:, :, None] - every_position(batch)[:, None, :],
+            counts_BQ[:, :, None] - positions_of(batch.valid_BL)[:, None, :],
             time_buckets(times_BQ[:, :, None] - batch.times_BL[:, None, :]),
         )
         return lambda layer: cast(Tensor, self.biases[layer](gaps))
