@@ -1,6 +1,6 @@
 """Draws of the places that a costly term of a loss is taken at.
 
-Shape legend: B rows, Q places, R drawn rows.
+Shape legend: B rows, Q places, R drawn rows, T targets.
 """
 
 import torch
@@ -21,3 +21,25 @@ def draw_places(chosen_BQ: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
     if len(rows_R) == 0:
         return rows_R, rows_R
     return rows_R, torch.multinomial(chosen_BQ[rows_R].float(), 1)[:, 0]
+
+
+def same_target_pairs(targets_T: Tensor, rows_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Pair targets with another place of the same target in another row of the batch.
+
+    Places of one target form a ring in random order; each is paired with the next, and left out
+    where that stands in its own row.
+
+    Returns:
+        int64 places of both sides, in random order.
+    """
+    order_T = torch.randperm(len(targets_T), device=targets_T.device)
+    order_T = order_T[torch.argsort(targets_T[order_T], stable=True)]
+    _, sizes = torch.unique_consecutive(targets_T[order_T], return_counts=True)
+    starts_T = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    place_T = torch.arange(len(order_T), device=order_T.device)
+    is_last_T = place_T + 1 == starts_T + sizes.repeat_interleave(sizes)
+    next_T = order_T[torch.where(is_last_T, starts_T, place_T + 1)]
+    apart_T = rows_T[order_T] != rows_T[next_T]
+    left, right = order_T[apart_T], next_T[apart_T]
+    mixed = torch.randperm(len(left), device=left.device)
+    return left[mixed], right[mixed]

@@ -13,8 +13,6 @@ from models.encoders.base import BasePass, initialise
 from models.layers.attention import AttentionLayer, BlockSettings
 from models.layers.transformer import Block
 
-# 256 rows of 50 positions at width 64 trained 1.4 times as fast in chunks of 64.
-CHUNK_ROWS = 64
 Adapter = Literal["average", "linear", "gate"]
 
 
@@ -81,30 +79,12 @@ class RecurrentCore(nn.Module):
         Returns:
             The state of each recurrence, [B, L, D].
         """
-        found = [
-            self._unroll_rows(state_BLD[rows], base, rows, depth, kept, plain)
-            for rows in _row_chunks(state_BLD)
-        ]
-        return [torch.cat(parts) for parts in zip(*found, strict=True)]
-
-    def _unroll_rows(
-        self, state_BLD: Tensor, base: BasePass, rows: slice, depth: int, kept: int, plain: bool
-    ) -> list[Tensor]:
-        """Recur over some of the rows."""
-        input_BLD, mask_B1LL = base.hidden_BQD[rows], base.mask_B1QL[rows]
         states: list[Tensor] = []
         for step in range(depth):
-            inputs = (state_BLD, input_BLD, mask_B1LL, plain)
+            inputs = (state_BLD, base.hidden_BQD, base.mask_B1QL, plain)
             if torch.is_grad_enabled() and step < depth - kept:
                 state_BLD = cast(Tensor, checkpoint(self, *inputs, use_reentrant=False))
             else:
                 state_BLD = self(*inputs)
             states.append(state_BLD)
         return states
-
-
-def _row_chunks(state_BLD: Tensor) -> list[slice]:
-    """Cut the rows into chunks whose layers stay inside a CPU's cache; none on a GPU."""
-    rows = len(state_BLD)
-    size = CHUNK_ROWS if state_BLD.device.type == "cpu" else max(rows, 1)
-    return [slice(first, first + size) for first in range(0, rows, size)]

@@ -18,7 +18,7 @@ from models.encoders.base import BasePass
 from models.layers.attention import BlockSettings
 from models.layers.recurrent import Adapter, RecurrentCore
 from models.losses import Bonus, in_batch_contrast
-from models.places import draw_places
+from models.places import draw_places, same_target_pairs
 from models.policy import group_advantages
 from models.registry import register
 from models.sequential import SequentialConfig, SequentialRanker
@@ -58,7 +58,7 @@ class LARESConfig(SequentialConfig):
     core_layers: int = Field(default=2, ge=1)
     adapter: Adapter = "average"
     start_scale: float = Field(default=3.0, ge=0)
-    kept_recurrences: int = Field(default=2, ge=0)
+    kept_recurrences: int = Field(default=1, ge=0)
     contrast_weight: float = Field(default=0.2, ge=0)
     step_contrast_weight: float = Field(default=0.1, ge=0)
     contrast_temperature: float = Field(default=1.0, gt=0)
@@ -298,25 +298,3 @@ def _at(state_BLD: Tensor, seen: BasePass, chosen_BQ: Tensor) -> Tensor:
     """Pick the states of the chosen places out of those of all positions: [T, D]."""
     rows_T, at_T = chosen_BQ.nonzero(as_tuple=True)
     return state_BLD[rows_T, seen.places_BQ[rows_T, at_T]]
-
-
-def same_target_pairs(targets_T: Tensor, rows_T: Tensor) -> tuple[Tensor, Tensor]:
-    """Pair targets with another place of the same target in another row of the batch.
-
-    Places of one target form a ring in random order; each is paired with the next, and left out
-    where that stands in its own row.
-
-    Returns:
-        int64 places of both sides, in random order.
-    """
-    order_T = torch.randperm(len(targets_T), device=targets_T.device)
-    order_T = order_T[torch.argsort(targets_T[order_T], stable=True)]
-    _, sizes = torch.unique_consecutive(targets_T[order_T], return_counts=True)
-    starts_T = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    place_T = torch.arange(len(order_T), device=order_T.device)
-    is_last_T = place_T + 1 == starts_T + sizes.repeat_interleave(sizes)
-    next_T = order_T[torch.where(is_last_T, starts_T, place_T + 1)]
-    apart_T = rows_T[order_T] != rows_T[next_T]
-    left, right = order_T[apart_T], next_T[apart_T]
-    mixed = torch.randperm(len(left), device=left.device)
-    return left[mixed], right[mixed]

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from models.batch import collate
 from models.fitting import FitConfig, Fitter
+from models.places import same_target_pairs
 from models.policy import group_advantages
-from models.rankers.lares import LARES, list_reward, same_target_pairs
+from models.rankers.lares import LARES, list_reward
 from models.sequences import SequenceStore
 from tests.models.conftest import random_store, small_ranker
 
