@@ -34,6 +34,7 @@ airflow: setup  ## a real local Airflow with these DAGs, on the demo's lake
 
 bench: setup  ## the side-by-side benchmarks
 	@$(BIN)/python -m pipelines.benchmark_suite
+	@$(BIN)/python -m infra.bench
 
 lock: setup  ## resolve requirements.lock again from pyproject.toml
 	@$(BIN)/pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --all-extras --universal \

@@ -1,7 +1,7 @@
 """`make bench`: every ranker side by side on one dataset, one after the other.
 
 `DATASET=DIR` names a folder with `events.parquet`; without it a generated shop serves. `QUICK=1`
-cuts each training at 60 CPU seconds. Results go to `.reckoner/bench`, one file per ranker; one
+cuts each training at 20 CPU seconds. Results go to `.reckoner/bench`, one file per ranker; one
 that is there already is not measured again. `ITEMS=N` measures a generated catalogue of N items
 instead, see `benchmark_scale`.
 """
@@ -23,7 +23,7 @@ from pipelines.tables import EVENTS
 
 HOME = Path(".reckoner/bench")
 RANKERS = ("popularity", "last-transition", "tgh", "sasrec", "rearec-erl", "rearec-prl")
-QUICK_CPU_SECONDS = "60"
+QUICK_CPU_SECONDS = "20"
 
 
 def shop_dataset(home: Path) -> Path:

@@ -1,0 +1,1 @@
+"""Reckoner beside its peers: same data, threads and seconds, each in its own environment."""

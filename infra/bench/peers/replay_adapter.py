@@ -1,0 +1,54 @@
+"""RePlay's SASRec with its full cross-entropy, fed with ready tensors: no loader to pay."""
+
+import torch
+from measuring import DIM, DROPOUT, HEADS, LAYERS, LENGTH, answer, arguments, read_rows, train_for
+from measuring import windows as training_windows
+from replay.data import FeatureHint, FeatureSource, FeatureType
+from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
+from replay.nn.sequential import SasRec
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+options = arguments()
+num_items = int(read_rows(options.train)[0].max()) + 1
+item = TensorFeatureInfo(
+    "item_id",
+    is_seq=True,
+    feature_type=FeatureType.CATEGORICAL,
+    embedding_dim=DIM,
+    padding_value=num_items,
+    cardinality=num_items,
+    feature_hint=FeatureHint.ITEM_ID,
+    feature_sources=[TensorFeatureSource(FeatureSource.INTERACTIONS, "item_id")],
+)
+model = SasRec.from_params(
+    TensorSchema([item]),
+    embedding_dim=DIM,
+    num_heads=HEADS,
+    num_blocks=LAYERS,
+    max_sequence_length=LENGTH,
+    dropout=DROPOUT,
+    hidden_dim=4 * DIM,
+).train()
+optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+batches = training_windows(options.train, padding=num_items)
+
+
+def step() -> int:
+    """Take one training step."""
+    inputs, targets = (torch.from_numpy(values) for values in next(batches))
+    mask, wanted = inputs != num_items, targets != num_items
+    output = model(
+        feature_tensors={"item_id": inputs},
+        padding_mask=mask,
+        positive_labels=targets[:, :, None],
+        negative_labels=None,
+        target_padding_mask=(wanted & mask)[:, :, None],
+    )
+    optimiser.zero_grad()
+    output["loss"].backward()
+    optimiser.step()
+    return int((wanted & mask).sum())
+
+
+answer(train_for(options.seconds, step))

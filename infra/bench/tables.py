@@ -1,0 +1,120 @@
+"""Turn measured lines into tables with ratios, an interval each, and a plot."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BEGIN, END = "<!-- speed: generated -->", "<!-- end of speed -->"
+RESAMPLES = 10_000
+
+
+def rate_of(line: dict[str, Any]) -> float:
+    """Read what a line counts per CPU second."""
+    return float(line.get("targets_per_second") or line["users_per_second"])
+
+
+def ratio(mine: list[float], theirs: list[float]) -> dict[str, float]:
+    """Geometric mean of the paired ratios with its 95 % bootstrap interval over the rounds."""
+    logs = np.log(np.array(mine) / np.array(theirs))
+    drawn = np.random.default_rng(0).integers(0, len(logs), (RESAMPLES, len(logs)))
+    low, high = np.quantile(logs[drawn].mean(axis=1), [0.025, 0.975])
+    return {
+        "ratio": float(np.exp(logs.mean())),
+        "low": float(np.exp(low)),
+        "high": float(np.exp(high)),
+    }
+
+
+def summarise(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Per task and contender: median rate, rounds, and Reckoner's rows over it."""
+    rates: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    failed: dict[str, dict[str, str]] = defaultdict(dict)
+    for line in lines:
+        if "failed" in line:
+            failed[line["task"]][line["name"]] = line["failed"]
+        else:
+            rates[line["task"]][line["name"]][line["round"]] = rate_of(line)
+    summary: dict[str, Any] = {}
+    for task, names in rates.items():
+        summary[task] = {"failed": failed[task], "contenders": {}}
+        for name, rounds in names.items():
+            entry: dict[str, Any] = {
+                "median": float(np.median(list(rounds.values()))),
+                "rounds": len(rounds),
+                "beside": {},
+            }
+            for other, theirs in names.items():
+                both = sorted(rounds.keys() & theirs.keys())
+                if name.startswith("Reckoner") and not other.startswith("Reckoner") and both:
+                    pairs = [rounds[at] for at in both], [theirs[at] for at in both]
+                    entry["beside"][other] = ratio(*pairs)
+            summary[task]["contenders"][name] = entry
+    return summary
+
+
+def table(task: str, measured: dict[str, Any]) -> str:
+    """Write one task as a Markdown table."""
+    peers = [name for name in measured["contenders"] if not name.startswith("Reckoner")]
+    what = "users/s" if task.startswith("top-") else "targets/s"
+    head = ["", f"{what}, median", "rounds", *(f"over {peer}" for peer in peers)]
+    rows = [head, ["---"] * len(head)]
+    for name, entry in measured["contenders"].items():
+        found = [entry["beside"].get(peer) for peer in peers]
+        cells = [
+            f"{one['ratio']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" if one else "-"
+            for one in found
+        ]
+        rows.append([name, f"{entry['median']:,.0f}", str(entry["rounds"]), *cells])
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    notes = [f"- {name} did not run: {why}" for name, why in measured["failed"].items()]
+    return "\n".join([title(task), "", *lines, *(["", *notes] if notes else [])])
+
+
+def title(task: str) -> str:
+    """Name a task for a reader."""
+    if task.startswith("top-"):
+        return f"**Exact top-100 of {int(task.removeprefix('top-')):,} items**"
+    return f"**Training on {task.removeprefix('train-')}**"
+
+
+def plot(summary: dict[str, Any], out: Path) -> None:
+    """Draw users per second against the size of the catalogue, both on log scales."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    sizes = sorted(int(task.removeprefix("top-")) for task in summary if task.startswith("top-"))
+    names = list(dict.fromkeys(n for t in sizes for n in summary[f"top-{t}"]["contenders"]))
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for name in names:
+        found = [(t, summary[f"top-{t}"]["contenders"].get(name)) for t in sizes]
+        points = [(size, entry["median"]) for size, entry in found if entry]
+        axes.loglog(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(xlabel="items", ylabel="users/s, one thread", title="Exact top-100, 64 dimensions")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(out, metadata={"Date": None})
+    plt.close(figure)
+
+
+def write_tables(lines: list[dict[str, Any]], docs: Path) -> None:
+    """Replace the generated part of the page, the plot and the JSON behind them."""
+    if not lines:
+        return
+    summary = summarise(lines)
+    page = docs / "benchmarks.md"
+    before, rest = page.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    tasks = sorted(summary, key=lambda task: (not task.startswith("train"), len(task), task))
+    parts = [table(task, summary[task]) for task in tasks]
+    if any(task.startswith("top-") for task in tasks):
+        plot(summary, docs / "benchmarks" / "top-k.svg")
+        parts.append("![Users per second against items](benchmarks/top-k.svg)")
+    (docs / "benchmarks" / "speed").mkdir(exist_ok=True)
+    kept = docs / "benchmarks" / "speed" / "peers.json"
+    kept.write_text(json.dumps(summary, indent=1) + "\n")
+    page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")
