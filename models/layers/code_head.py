@@ -1,8 +1,10 @@
 """Item probabilities as products over the codes of an item, exact over the whole catalogue.
 
 Shape legend: B rows, T targets, C items of one chunk, G codes of an item, K values of a code,
-D width.
+D width, U prefixes.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,23 +47,35 @@ class CodeHead(nn.Module):
     one product of exponentials and an item's score needs its codes alone. No beam is searched.
     W_g starts as the identity and the prefix at zero: with codebooks from residual k-means the
     first score is that of the item vector that the codes rebuild, but for its normalisers.
-    Values that no item has are left out of every sum; tuples that no item has keep their share.
+    Values that no item has behind the same codes are left out of every sum, so that probabilities
+    are spent on items alone.
 
     Args:
         num_items: Catalogue size N.
         levels: Codes G per item.
         codes: Values K per code at most.
         dim: Width D.
+
+    Raises:
+        ValueError: If tuples of codes cannot be numbered in 62 bits.
     """
 
     codes_N1G: Tensor
-    used_GK: Tensor
+    coded_N1: Tensor
+    prefixes_U: Tensor
+    open_UK: Tensor
 
     def __init__(self, num_items: int, levels: int, codes: int, dim: int) -> None:
         super().__init__()
-        self.levels = levels
+        if codes**levels * (levels + 1) >= 2**62:
+            raise ValueError(f"{levels} codes of {codes} values are too many to be numbered")
+        self.levels, self.codes = levels, codes
         self.register_buffer("codes_N1G", torch.zeros(num_items + 1, levels, dtype=torch.int64))
-        self.register_buffer("used_GK", torch.ones(levels, codes, dtype=torch.bool))
+        self.register_buffer("coded_N1", torch.zeros(num_items + 1, dtype=torch.bool))
+        # Prefixes of any length that some item has, by number, and the values behind each: they
+        # follow from the codes and are made again wherever those are loaded.
+        self.register_buffer("prefixes_U", torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("open_UK", torch.zeros(0, codes, dtype=torch.bool), persistent=False)
         self.values_GKD = nn.Parameter(torch.zeros(levels, codes, dim))
         self.turns_GDD = nn.Parameter(torch.eye(dim).repeat(levels, 1, 1))
         self.bias_GK = nn.Parameter(torch.zeros(levels, codes))
@@ -73,16 +87,45 @@ class CodeHead(nn.Module):
     def start(self, ids: SemanticIds) -> None:
         """Take over codes and codebooks, and start everything else as said above."""
         self.codes_N1G.copy_(ids.codes_N1G)
-        self.used_GK.fill_(False)
+        self.coded_N1.copy_(ids.known_N1)
+        self._index()
         self.values_GKD.zero_()
         for level, book_KD in enumerate(ids.codebooks):
             self.values_GKD[level, : len(book_KD)] = book_KD
-            self.used_GK[level, ids.codes_N1G[ids.known_N1, level]] = True
         self.turns_GDD.copy_(torch.eye(self.turns_GDD.shape[1]).expand_as(self.turns_GDD))
         self.bias_GK.zero_()
         self.before_GKD.copy_(self.values_GKD[: len(self.before_GKD)])
         # The last layer alone at zero: the ones before it still get gradients after one step.
         nn.init.zeros_(self.leave.weight)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._index()
+
+    def _index(self) -> None:
+        """Number the prefixes that items have, and mark the values behind each."""
+        codes_XG = self.codes_N1G[self.coded_N1]
+        numbers = [self._numbers(codes_XG, level) for level in range(self.levels)]
+        self.prefixes_U, of_X = torch.unique(torch.cat(numbers), return_inverse=True)
+        self.open_UK = self.open_UK.new_zeros(len(self.prefixes_U), self.codes)
+        self.open_UK[of_X, codes_XG.T.flatten()] = True
+
+    def _numbers(self, codes_XG: Tensor, level: int) -> Tensor:
+        """Number the first `level` codes, unlike any prefix of another length: int64 [X]."""
+        number_X = torch.zeros(len(codes_XG), dtype=torch.int64, device=codes_XG.device)
+        for g in range(level):
+            number_X = number_X * self.codes + codes_XG[:, g]
+        beyond: int = self.codes**self.levels
+        return number_X + level * beyond
+
+    def open_values(self, codes_XG: Tensor, level: int) -> Tensor:
+        """Mark the values that some item has behind codes; all where no item has these: [X, K]."""
+        numbers_X = self._numbers(codes_XG, level)
+        if len(self.prefixes_U) == 0:
+            return self.open_UK.new_ones(len(numbers_X), self.codes)
+        at_X = torch.searchsorted(self.prefixes_U, numbers_X).clamp(max=len(self.prefixes_U) - 1)
+        is_new_X = self.prefixes_U[at_X] != numbers_X
+        return torch.logical_or(self.open_UK[at_X], is_new_X[:, None])
 
     def rebuilt(self, codes_XG: Tensor) -> Tensor:
         """Sum the vectors of codes: [X, D]."""
@@ -90,22 +133,22 @@ class CodeHead(nn.Module):
         return torch.stack([self.values_GKD[g, codes_XG[:, g]] for g in levels]).sum(dim=0)
 
     def state_logits(self, states_TD: Tensor, level: int) -> Tensor:
-        """What states say of the values of a level, -inf for unused ones: [T, K]."""
+        """What states say of the values of a level: [T, K]."""
         logits_TK = states_TD @ self.turns_GDD[level] @ self.values_GKD[level].T
-        return (
-            (logits_TK + self.bias_GK[level]).float().masked_fill(~self.used_GK[level], -torch.inf)
-        )
+        return (logits_TK + self.bias_GK[level]).float()
 
     def prefix_logits(self, codes_XG: Tensor, level: int) -> Tensor:
-        """What the codes before a level say of its values: [X, K]."""
-        sums_XD = torch.stack([self.before_GKD[g, codes_XG[:, g]] for g in range(level)]).sum(dim=0)
-        said_XD: Tensor = self.leave(functional.gelu(self.enter(sums_XD)))
-        return (said_XD @ self.values_GKD[level].T).float()
+        """What the codes before a level say of its values, -inf for those not open: [X, K]."""
+        logits_XK = torch.zeros(len(codes_XG), self.codes, device=codes_XG.device)
+        if level:
+            before = [self.before_GKD[g, codes_XG[:, g]] for g in range(level)]
+            said_XD = self.leave(functional.gelu(self.enter(torch.stack(before).sum(dim=0))))
+            logits_XK = (said_XD @ self.values_GKD[level].T).float()
+        return logits_XK.masked_fill(~self.open_values(codes_XG, level), -torch.inf)
 
     def level_logits(self, states_TD: Tensor, codes_TG: Tensor, level: int) -> Tensor:
         """Logits of a level given the codes before it: [T, K]."""
-        logits_TK = self.state_logits(states_TD, level)
-        return logits_TK if level == 0 else logits_TK + self.prefix_logits(codes_TG, level)
+        return self.state_logits(states_TD, level) + self.prefix_logits(codes_TG, level)
 
     def log_probabilities(self, states_TD: Tensor, codes_TG: Tensor) -> Tensor:
         """Log probability of each code given those before it: [T, G]."""
@@ -132,14 +175,12 @@ class CodeHead(nn.Module):
         total_BC = states_BD.new_zeros(len(states_BD), len(codes_CG), dtype=torch.float32)
         for level in range(self.levels):
             left_BK = self.state_logits(states_BD, level)
+            # Nothing stands before the first code: one row stands for all items.
+            rows = codes_CG if level else codes_CG[:1]
+            right_XK = self.prefix_logits(rows, level)
             own_C = codes_CG[:, level]
-            total_BC += left_BK[:, own_C]
-            if level == 0:
-                total_BC -= left_BK.logsumexp(dim=1, keepdim=True)
-                continue
-            right_CK = self.prefix_logits(codes_CG, level)
-            total_BC += right_CK.gather(1, own_C[:, None])[:, 0]
-            total_BC -= log_normaliser(left_BK, right_CK)
+            own_right_C = right_XK.expand(len(own_C), -1).gather(1, own_C[:, None])[:, 0]
+            total_BC += left_BK[:, own_C] + own_right_C - log_normaliser(left_BK, right_XK)
         return total_BC
 
     def pair_scores(self, states_BD: Tensor, items_BC: Tensor) -> Tensor:

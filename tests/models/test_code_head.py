@@ -26,6 +26,7 @@ def head_over(num_items: int = 50, levels: int = 3, codes: int = 6, dim: int = 8
 
 def naive_score(head: CodeHead, state: torch.Tensor, item: int) -> float:
     codes = head.codes_N1G[item].tolist()
+    every = head.codes_N1G[head.coded_N1].tolist()
     total = 0.0
     for level, code in enumerate(codes):
         said = torch.zeros_like(state)
@@ -36,15 +37,14 @@ def naive_score(head: CodeHead, state: torch.Tensor, item: int) -> float:
             float((state @ head.turns_GDD[level] + said) @ value + bias)
             for value, bias in zip(head.values_GKD[level], head.bias_GK[level], strict=True)
         ]
-        used = [x for x, ok in zip(logits, head.used_GK[level].tolist(), strict=True) if ok]
-        total += logits[code] - math.log(sum(math.exp(x) for x in used))
+        behind = {other[level] for other in every if other[:level] == codes[:level]}
+        total += logits[code] - math.log(sum(math.exp(logits[value]) for value in behind))
     return total
 
 
 @torch.no_grad()
 def test_scores_equal_the_loop_over_levels() -> None:
     head = head_over()
-    head.used_GK[1, head.codes_N1G[1:, 1].max()] = True
     states = 2 * torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
     scores = head.scores(states, 3, 40)
     known = [item for item in range(3, 40) if item != 7]
@@ -60,13 +60,26 @@ def test_scores_equal_the_loop_over_levels() -> None:
 
 
 @torch.no_grad()
-def test_probabilities_of_all_tuples_sum_to_one() -> None:
-    head = head_over(levels=2, codes=4)
-    state = torch.randn(1, 8, generator=torch.Generator().manual_seed(2))
-    used = [head.used_GK[level].nonzero()[:, 0].tolist() for level in range(2)]
-    tuples = torch.tensor([[a, b] for a in used[0] for b in used[1]])
-    logs = head.log_probabilities(state.expand(len(tuples), -1), tuples).sum(dim=1)
-    assert float(logs.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+def test_probabilities_of_the_catalogue_sum_to_one() -> None:
+    head = head_over()
+    states = 3 * torch.randn(5, 8, generator=torch.Generator().manual_seed(2))
+    known = head.coded_N1[1:]
+    assert len(head.codes_N1G[head.coded_N1].unique(dim=0)) == int(known.sum())
+    torch.testing.assert_close(head.scores(states, 1, 51)[:, known].exp().sum(1), torch.ones(5))
+
+
+@torch.no_grad()
+def test_what_follows_from_the_codes_is_there_after_loading() -> None:
+    head = head_over()
+    again = CodeHead(50, 3, 6, 8)
+    again.load_state_dict(head.state_dict())
+    states = torch.randn(3, 8, generator=torch.Generator().manual_seed(6))
+    assert torch.equal(again.scores(states, 1, 51), head.scores(states, 1, 51))
+
+
+def test_tuples_that_cannot_be_numbered_are_an_error() -> None:
+    with pytest.raises(ValueError, match="8 codes of 256 values"):
+        CodeHead(10, 8, 256, 4)
 
 
 @torch.no_grad()
