@@ -173,7 +173,10 @@ class Ranker(nn.Module, ABC):
         return self.encode(batch)[:, None]
 
     def scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
-        """Score item ids start..stop-1 for each query: float32 [B, C], -inf for unknown items."""
+        """Score item ids start..stop-1 for each query: float32 [B, C], -inf for unknown items.
+
+        The tensor is the caller's to write to.
+        """
         raw_BC = self._scores(queries, start, stop)
         known_C = self.known_N1[start:stop]
         return raw_BC if bool(known_C.all()) else raw_BC.masked_fill(~known_C, -torch.inf)
@@ -216,7 +219,7 @@ class Ranker(nn.Module, ABC):
 
     @abstractmethod
     def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
-        """Score a chunk of the catalogue, unknown items included."""
+        """Score a chunk of the catalogue, unknown items included, in memory of its own."""
 
     @abstractmethod
     def _contributions(self, batch: SequenceBatch, items_BK: Tensor) -> Tensor:

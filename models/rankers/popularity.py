@@ -40,7 +40,7 @@ class Popularity(Ranker):
         return torch.zeros(batch.num_rows, 1, device=self.device)
 
     def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
-        return self.counts_N1[start:stop].expand(queries.shape[0], -1)
+        return self.counts_N1[start:stop].repeat(queries.shape[0], 1)
 
     def _contributions(self, batch: SequenceBatch, items_BK: Tensor) -> Tensor:
         return torch.zeros(*items_BK.shape, batch.length, device=self.device)

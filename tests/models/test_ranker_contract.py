@@ -62,6 +62,20 @@ def test_shapes_and_finite_scores(name: str, store: SequenceStore) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_scores_are_the_callers_to_write_to(name: str, store: SequenceStore) -> None:
+    """Masks are written into them row by row, also where every item of a chunk is known."""
+    ranker = small_ranker(name, store)
+    queries = ranker.encode(collate(store, np.arange(3), LENGTH))
+    assert ranker.known_N1[5:17].all()
+    expected = ranker.scores(queries, 5, 17).clone()
+    ranker.scores(queries, 5, 17)[0] = -torch.inf
+    scores = ranker.scores(queries, 5, 17)
+    assert torch.equal(scores, expected)
+    scores[0] = -torch.inf
+    assert torch.equal(scores[1:], expected[1:])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_chunks_of_scores_agree_with_the_whole(name: str, store: SequenceStore) -> None:
     ranker = small_ranker(name, store)
     queries = ranker.encode(collate(store, np.arange(9), LENGTH))
