@@ -37,7 +37,7 @@ def item_knowledge() -> None:
     step(
         Command(
             "build-item-knowledge",
-            image="ray",
+            image="spark",
             flags={
                 "--max-items": "max_items",
                 "--max-tokens": "max_tokens",

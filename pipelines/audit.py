@@ -9,36 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.lists import POPULARITY
+from pipelines.monitoring import Check
 from pipelines.settings import RecommendSettings
-from pipelines.tables import MONITORING
 
 SUBJECT = "recommendations"
-OK, FAILED, NOTED = "ok", "failed", "noted"
 # Percentiles of the baseline's scores bound the bins that drift is measured in.
 DRIFT_BINS = 10
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of `monitoring`.
-
-    Attributes:
-        threshold: the bound that was applied; None where the value is only noted.
-    """
-
-    name: str
-    value: float
-    baseline: float | None
-    threshold: float | None
-    passed: bool
-    detail: str
-
-    @property
-    def status(self) -> str:
-        """ok, failed, or noted where there is no bound."""
-        if self.threshold is None:
-            return NOTED
-        return OK if self.passed else FAILED
 
 
 @dataclass
@@ -204,19 +180,3 @@ def stability_index(baseline: npt.NDArray[np.float32], current: npt.NDArray[np.f
         counts = np.bincount(np.searchsorted(edges, values), minlength=DRIFT_BINS)
         shares.append(np.maximum(counts / len(values), 1e-4))
     return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
-
-
-def monitoring_rows(checks: list[Check], subject: str = SUBJECT) -> pa.Table:
-    """The checks as rows of `monitoring`."""
-    rows = [
-        {
-            "subject": subject,
-            "check": check.name,
-            "value": float(check.value),
-            "baseline": check.baseline,
-            "threshold": check.threshold,
-            "status": check.status,
-        }
-        for check in checks
-    ]
-    return pa.Table.from_pylist(rows, schema=MONITORING.stored)

@@ -10,21 +10,14 @@ import pyarrow.parquet as pq
 import structlog
 
 from models.base import Ranker
-from pipelines.audit import (
-    FAILED,
-    SUBJECT,
-    Check,
-    ListStatistics,
-    band_checks,
-    row_checks,
-)
+from pipelines.audit import SUBJECT, ListStatistics, band_checks, row_checks
 from pipelines.catalogue_index import require_same_index
 from pipelines.errors import GateRefused, InputError
 from pipelines.io.ray_score import outfit_for, score_on_ray
 from pipelines.io.staging import StagedFile, table_files
 from pipelines.io.tracking import CHAMPION, MODEL, Registry
 from pipelines.lists import POPULARITY, ListRules
-from pipelines.monitoring import publish_checks
+from pipelines.monitoring import FAILED, Check, publish_checks
 from pipelines.shelf import build_shelf
 from pipelines.step import Context, Result
 from pipelines.users import Audience, find_audience

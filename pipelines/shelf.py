@@ -9,7 +9,8 @@ import structlog
 
 from pipelines.catalogue import items_as_of
 from pipelines.errors import InputError
-from pipelines.lists import Ints, Shelf
+from pipelines.lists import Shelf
+from pipelines.popularity import recent_counts
 from pipelines.step import Context
 
 log = structlog.get_logger()
@@ -65,19 +66,3 @@ def _catalogue(
         log.warning("indexed items that the catalogue lacks are not recommended", count=unlisted)
     named = [title or item for title, item in zip(titles, ids, strict=True)]
     return named, np.array(available.to_numpy(zero_copy_only=False), dtype=np.bool_)
-
-
-def recent_counts(context: Context, size: int) -> Ints:
-    """Events per item within the fallback window, from the sequences of the night."""
-    assert context.partition is not None
-    days = context.settings.recommend.fallback_days
-    since = pa.scalar(context.partition.back(days - 1).start, pa.timestamp("us", tz="UTC"))
-    counts = np.zeros(size, np.int64)
-    dataset = context.lake.dataset("sequences")
-    where = pc.field("ds") == context.ds
-    for batch in dataset.to_batches(columns=["item_idx", "ts"], filter=where):
-        items = pc.list_flatten(batch["item_idx"])
-        recent = pc.greater_equal(pc.list_flatten(batch["ts"]), since)
-        chosen = items.filter(recent).to_numpy(zero_copy_only=False)
-        counts += np.bincount(chosen, minlength=size)[:size]
-    return counts

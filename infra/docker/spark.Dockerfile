@@ -1,6 +1,6 @@
 # Spark steps (ingest, sequences, item graph, upkeep), and the executors of a Spark cluster.
 FROM python:3.11-slim-bookworm
-ARG EXTRAS=spark
+ARG EXTRAS=spark,llm
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 TZ=UTC
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends openjdk-17-jre-headless procps tini \

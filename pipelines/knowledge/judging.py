@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.audit import Check
 from pipelines.knowledge.reasoning import NEEDS
 from pipelines.knowledge.selection import SERVICE
+from pipelines.monitoring import Check
 from pipelines.settings import KnowledgeSettings
 
 SUBJECT = "item_knowledge"

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.popularity import recent_counts
 from pipelines.step import Context
 from pipelines.tables import KNOWLEDGE_KEY
 
@@ -55,8 +56,6 @@ def most_wanted_first(context: Context, items: pa.Table) -> pa.Table:
     """
     if not items.num_rows or not context.lake.exists("sequences"):
         return items
-    from pipelines.shelf import recent_counts
-
     index = context.lake.read("item_index", columns=["item_id", "item_idx"])
     size = 1 + (pc.max(index["item_idx"]).as_py() or 0)
     counts_by_idx = recent_counts(context, size)

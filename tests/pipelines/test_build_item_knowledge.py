@@ -276,6 +276,14 @@ def test_a_dollar_cap_needs_prices(night: Command, monkeypatch: pytest.MonkeyPat
     assert "PRICE_PER_MILLION" in night.last_line
 
 
+def test_the_step_needs_what_the_spark_image_has_and_no_more() -> None:
+    code = (
+        "import sys, pipelines.build_item_knowledge, pipelines.knowledge.reasoning_backend\n"
+        "print(sorted({'airflow', 'mlflow', 'ray', 'torch'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
 def test_the_offline_backend_asks_nobody(
     night: Command, server: LlmServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
