@@ -125,8 +125,8 @@ class ManCAR(LatentReasoner):
         """Think from the places of a base pass: [K + 1, B, Q, D]."""
         if self.reasoning is None or self.scale_D is None:
             return super().reason(base, noise)
-        norms = self.items.weight.detach().norm(dim=1)
-        mean = (norms * self.known_N1).sum() / self.known_N1.sum().clamp(min=1)
+        norms_N, known_N = self.training_vectors().detach().norm(dim=1), self.known_N1[1:]
+        mean = (norms_N * known_N).sum() / known_N.sum().clamp(min=1)
         shape = partial(rescale, norm=mean, scale_D=self.scale_D)
         chain: Tensor = self.reasoning(self.encoder, base, noise=noise, shape=shape)
         return chain
