@@ -95,7 +95,10 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
     began = time.process_time()
     torch.manual_seed(seed)
     ranker = registry.ranker_class(request.ranker)(request.config, _num_items(split))
-    ranker.fit_statistics(split.train)
+    try:
+        ranker.fit_statistics(split.train)
+    except ValueError as error:
+        raise InputError(f"{request.dataset.name}/events.parquet: {error}") from error
     fitter = None
     if ranker.is_trainable:
         recipe = request.recipe.model_copy(update={"seed": seed})

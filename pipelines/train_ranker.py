@@ -92,7 +92,10 @@ def _new_ranker(context: Context, recipe: Recipe, split: Split) -> Ranker:
     num_items = index.num_rows
     torch.manual_seed(recipe.fit.seed)
     ranker = build(recipe.ranker, num_items, **recipe.ranker_settings)
-    ranker.fit_statistics(split.train)
+    try:
+        ranker.fit_statistics(split.train)
+    except ValueError as error:
+        raise InputError(f"sequences of {context.ds}: {error}") from error
     return ranker
 
 

@@ -14,6 +14,7 @@ from models.sequences import SequenceStore
 from pipelines.errors import InputError
 
 REQUIRED = ("user_id", "item_id", "ts")
+OPTIONAL = ("position", "action")
 # Order-only files count positions in `ts`, from 1970 on; no log of real behaviour is that old.
 FIRST_REAL_TIME = 365 * 24 * 3600
 
@@ -38,7 +39,8 @@ class Dataset:
 def read_dataset(folder: Path) -> Dataset:
     """Read and order the events of a folder.
 
-    Equal times are ordered by `position` where the file has it, then by item id.
+    Equal times are ordered by `position` where the file has it, then by item id. Actions, where the
+    file has them, get the codes 1, 2, ... in the order of their names.
 
     Raises:
         InputError: If the file is missing, unreadable or empty, or a column is missing, of the
@@ -49,7 +51,7 @@ def read_dataset(folder: Path) -> Dataset:
         raise InputError(f"{path} does not exist: --dataset names a folder with events.parquet")
     try:
         names = pq.read_schema(path).names
-        wanted = [*REQUIRED, *(["position"] if "position" in names else [])]
+        wanted = [*REQUIRED, *(name for name in OPTIONAL if name in names)]
         missing = [name for name in REQUIRED if name not in names]
         if missing:
             raise InputError(
@@ -70,10 +72,13 @@ def read_dataset(folder: Path) -> Dataset:
     position = np.zeros(len(seconds), np.int64)
     if "position" in wanted:
         position = table["position"].to_numpy()
+    action_of = np.zeros(len(seconds), np.int64)
+    if "action" in wanted:
+        action_of = _codes(table["action"])[1] + 1
     order = np.lexsort((item_of, position, seconds, user_of))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(user_of))])
     store = SequenceStore.from_arrays(
-        item_of[order] + 1, offsets, seconds[order], users=users.astype(object)
+        item_of[order] + 1, offsets, seconds[order], action_of[order], users.astype(object)
     )
     return Dataset(folder.name, store, items, int(seconds.max()) < FIRST_REAL_TIME)
 

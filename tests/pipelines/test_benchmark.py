@@ -241,3 +241,21 @@ def test_validation_alone_tunes_without_a_look_at_the_test(shop: Path) -> None:
     assert judged["validation_ndcg@10"] == tuned["validation_ndcg@10"]
     assert call("--dataset", str(shop), "--ranker", "tgh", "--validation-only",
                 "--out", str(shop / "out.json")) == 2  # fmt: skip
+
+
+def test_actions_are_coded_by_their_names(tmp_path: Path) -> None:
+    table = events([("u", "a", 0), ("u", "b", 1), ("u", "c", 2)])
+    names = [name for name in table.column_names if name != "action"]
+    table = table.select(names).append_column("action", pa.array(["view", "buy", "view"]))
+    pq.write_table(table, tmp_path / "events.parquet")
+    assert read_dataset(tmp_path).store.actions.tolist() == [2, 1, 2]
+    pq.write_table(table.select(names), tmp_path / "events.parquet")
+    assert read_dataset(tmp_path).store.actions.tolist() == [0, 0, 0]
+
+
+def test_a_log_that_a_ranker_cannot_learn_from_is_named(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--dataset", str(shop), "--ranker", "onepiece", "--out", str(shop / "out.json"))
+    assert call(*words) == 2
+    assert "reasoning_steps = 2 needs as many actions" in capsys.readouterr().err
