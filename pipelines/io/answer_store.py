@@ -198,9 +198,12 @@ def _folder(lake: Lake) -> Path:
 def _open_journal(lake: Lake) -> TextIO:
     folder = _folder(lake)
     folder.mkdir(parents=True, exist_ok=True)
-    stream = (folder / f"{uuid.uuid4()}.jsonl").open("x", encoding="utf-8")
-    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return stream
+    while True:
+        stream = (folder / f"{uuid.uuid4()}.jsonl").open("x", encoding="utf-8")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.path.exists(stream.name):
+            return stream
+        stream.close()  # another run took it for a dead one's before it was locked
 
 
 @contextmanager
