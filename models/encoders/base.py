@@ -48,9 +48,15 @@ class BasePass:
         )
 
     def at_last(self) -> "BasePass":
-        """Look from the last position alone."""
+        """Look from the last position alone.
+
+        Keys and values are laid out once here: for so few queries the copy that products make of
+        them would be most of what a step costs.
+        """
         count = self.hidden_BQD.shape[1]
-        return self.at(self.places_BQ.new_full((self.batch.num_rows, 1), count - 1))
+        last = self.at(self.places_BQ.new_full((self.batch.num_rows, 1), count - 1))
+        keys, values = ([one.contiguous() for one in part] for part in (last.keys, last.values))
+        return replace(last, keys=keys, values=values)
 
 
 def every_position(batch: SequenceBatch) -> Tensor:
