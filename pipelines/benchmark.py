@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from models import registry
-from models.base import Ranker
+from models.base import Ranker, item_counts
 from models.encoding import encode_rows
 from models.evaluation import (
     Holdout,
@@ -25,7 +25,15 @@ from models.fitting import EpochResult, Fitter
 from models.metrics import Floats, mean_ci, per_user_metrics
 from models.seen import SeenItems
 from models.top_k import top_k
-from pipelines.benchmark_report import Measured, list_metrics, mean, rate, summarise, versus
+from pipelines.benchmark_report import (
+    Measured,
+    debiased,
+    list_metrics,
+    mean,
+    rate,
+    summarise,
+    versus,
+)
 from pipelines.benchmark_request import Order, Request, open_request
 from pipelines.errors import InputError
 
@@ -188,6 +196,8 @@ def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Flo
     if request.repeats_allowed:
         fresh = per_user_metrics(ranks.excluded)
         report["metrics_seen_excluded"] = list_metrics(fresh, ranks.lists["excluded"], known)
+    counts = item_counts(split.train, max(int(split.train.items.max()), _num_items(split)))
+    report["inverse_propensity"] = debiased(per_user["ndcg@10"], split.test.targets, counts)
     best_step = _best_step(request, ranker, split.test)
     if best_step is not None:
         report["best_step_oracle"] = {name: mean(values) for name, values in best_step.items()}

@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.metrics import Floats, coverage, gini, mean_ci, paired_bootstrap
+from models.propensity import inverse_propensities
 
+# How strongly the secondary NDCG weighs against popularity.
+PROPENSITY_POWER, PROPENSITY_CLIP = 0.5, 10.0
 # Two-sided 95 % quantile of Student's t for 1, 2, ... degrees of freedom.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
@@ -33,6 +37,18 @@ def mean(values: Floats) -> float | None:
 def rate(count: int, seconds: float) -> float | None:
     """Things per second; None where no time was spent."""
     return round(count / seconds, 1) if seconds > 0 else None
+
+
+def debiased(
+    per_user: Floats, targets: NDArray[np.int64], counts: NDArray[np.int64]
+) -> dict[str, float | None]:
+    """NDCG@10 with users weighed against the popularity of their target, beside the settings.
+
+    Source: see `inverse_propensities`; the power and the clip are an inference.
+    """
+    weights = inverse_propensities(counts, PROPENSITY_POWER, PROPENSITY_CLIP)[targets]
+    value = float(np.average(per_user, weights=weights)) if len(targets) else None
+    return {"ndcg@10": value, "power": PROPENSITY_POWER, "clip": PROPENSITY_CLIP}
 
 
 def versus(per_user: Floats, baselines: dict[str, Floats]) -> dict[str, dict[str, float]]:

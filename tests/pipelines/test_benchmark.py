@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import benchmark_request
+from pipelines.benchmark_report import debiased
 from pipelines.cli.main import main
 from pipelines.io.dataset import read_dataset
 from tests.pipelines.walks import events, write_walks
@@ -48,12 +49,21 @@ def test_writes_what_the_contract_says(shop: Path, protocol: str) -> None:
     assert result["seconds"].keys() == {"train", "score"}
     assert ("metrics_seen_excluded" in result) == (protocol == "temporal")
     assert set(result["versus"]) == {"popularity", "last-transition"}
+    assert 0 < result["inverse_propensity"]["ndcg@10"] < 1
     assert result["metrics"]["ndcg@10"] > 0.3
     everyone = result["slices"]["all"]
     assert everyone["ndcg@10"] == result["metrics"]["ndcg@10"]
     for halves in (("warm", "cold"), ("short", "long")):
         assert sum(result["slices"][name]["num_users"] for name in halves) == everyone["num_users"]
     assert result["intervals"]["ndcg@10"]["low"] < result["metrics"]["ndcg@10"]
+
+
+def test_rare_targets_count_more_against_popularity() -> None:
+    counts = np.array([0, 100, 4, 1])
+    found = debiased(np.array([1.0, 0.5, 0.0]), np.array([1, 2, 3]), counts)
+    # Weights 1, sqrt(100 / 4) = 5 and sqrt(100) = 10.
+    assert found["ndcg@10"] == pytest.approx((1.0 + 0.5 * 5) / 16)
+    assert found["clip"] == 10.0
 
 
 def test_cold_targets_are_misses(shop: Path) -> None:
