@@ -50,18 +50,22 @@ class Contender:
 
 
 TORCH = "torch==2.13.0"
+# Newer ones want NumPy 2, which these libraries do not take.
+OLD_ARROW = "pyarrow<20"
 TRAINING = (
     Contender("Reckoner sasrec", "reckoner_adapter.py", variant="sasrec"),
     Contender("Reckoner sasrec, sampled", "reckoner_adapter.py", variant="sasrec:sampled"),
     Contender("Reckoner rearec-erl", "reckoner_adapter.py", variant="rearec-erl"),
     Contender("Reckoner rearec-prl", "reckoner_adapter.py", variant="rearec-prl"),
     Contender("RePlay 0.22.0", "replay_adapter.py", ("replay-rec[torch]==0.22.0", TORCH)),
-    Contender("RecTools 0.19.0", "rectools_adapter.py", ("rectools[torch]==0.19.0", TORCH)),
+    Contender(
+        "RecTools 0.19.0", "rectools_adapter.py", ("rectools[torch]==0.19.0", OLD_ARROW, TORCH)
+    ),
     Contender(
         "RecBole 1.2.1",
         "recbole_adapter.py",
         # Its own resolution fails at run time: it needs names that newer releases have dropped.
-        ("recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", TORCH),
+        ("recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", OLD_ARROW, TORCH),
     ),
 )
 QUICK_TRAINING = ("Reckoner sasrec", "RePlay 0.22.0")
