@@ -11,7 +11,7 @@ from models.encoders.base import every_position
 
 
 def draw_prefixes(batch: SequenceBatch, per_row: int) -> SequenceBatch:
-    """Cut each row at the positions that `draw_places` draws.
+    """Cut each row at the positions that `draw_ends` draws.
 
     Where every position of one row may see all others, a next item must not stand in the same row
     as the history that predicts it: each prefix becomes a row of its own, with a target at its last
@@ -21,10 +21,10 @@ def draw_prefixes(batch: SequenceBatch, per_row: int) -> SequenceBatch:
     Returns:
         A batch of at most B * P rows of L positions, left padded.
     """
-    return prefixes_at(batch, *draw_places(batch, per_row))
+    return prefixes_at(batch, *draw_ends(batch, per_row))
 
 
-def draw_places(batch: SequenceBatch, per_row: int) -> tuple[Tensor, Tensor]:
+def draw_ends(batch: SequenceBatch, per_row: int) -> tuple[Tensor, Tensor]:
     """Draw up to `per_row` positions of each row that have a target, without replacement.
 
     Returns:

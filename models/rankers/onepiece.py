@@ -18,7 +18,7 @@ from models.latent_reasoning import LatentReasoner, ReasoningConfig
 from models.layers.situation import SITUATION_TOKENS, Situation
 from models.losses import in_batch_contrast
 from models.losses.chunked import CHUNK_TARGETS
-from models.prefixes import draw_places, prefixes_at
+from models.prefixes import draw_ends, prefixes_at
 from models.registry import register
 from models.sequences import SequenceStore
 from models.sequential import SequentialConfig
@@ -101,7 +101,7 @@ class OnePiece(LatentReasoner):
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Judge every thought by the next item of its level."""
-        rows_P, places_P = draw_places(batch, self.config.prefixes_per_row)
+        rows_P, places_P = draw_ends(batch, self.config.prefixes_per_row)
         base = self._prefix_pass(prefixes_at(batch, rows_P, places_P))
         states_SPD = self.read(self.reason(base))
         judged_KPD = states_SPD[1:] if self.reasoning is not None else states_SPD
@@ -114,7 +114,7 @@ class OnePiece(LatentReasoner):
 
     def base_pass(self, batch: SequenceBatch) -> BasePass:
         """Encode drawn prefixes with what stands around them, seen from the block's places."""
-        places = draw_places(batch, self.config.prefixes_per_row)
+        places = draw_ends(batch, self.config.prefixes_per_row)
         return self.noted(self._prefix_pass(prefixes_at(batch, *places)))
 
     def _prefix_pass(self, prefixes: SequenceBatch) -> BasePass:
