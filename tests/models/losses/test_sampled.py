@@ -134,10 +134,13 @@ def test_every_sequential_ranker_takes_every_loss(
     total = torch.stack(list(ranker.losses(training_batch(store)).values())).sum()
     total.backward()
     assert torch.isfinite(total)
-    table = ranker.get_parameter("items.weight").grad
-    assert table is not None
-    assert torch.isfinite(table).all()
-    assert table.any()
+    learnt = [p.grad for p in ranker.parameters() if p.requires_grad and p.grad is not None]
+    assert all(torch.isfinite(grad).all() for grad in learnt)
+    assert any(grad.any() for grad in learnt)
+    table = ranker.get_parameter("items.weight")
+    if table.requires_grad:  # a last stage may learn on a frozen table
+        assert table.grad is not None
+        assert table.grad.any()
 
 
 @pytest.mark.parametrize("scoring", ["dot", "cosine"])
