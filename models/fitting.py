@@ -38,7 +38,6 @@ class _Progress:
     step: int = 0
     targets: int = 0
     best: float = -1.0
-    best_epoch: int = -1
     waited: int = 0
     cpu_seconds: float = 0.0
     done: bool = False
@@ -304,7 +303,7 @@ class Fitter:
             better = metric > at.best
             at.waited = 0 if better else at.waited + config.eval_every
             if better:
-                at.best, at.best_epoch = metric, at.epoch
+                at.best = metric
                 self._best = copy.deepcopy(local_parts(self.ranker.state_dict()))
         losses = self._mean_losses()
         stage = self.ranker.stages[at.stage]
@@ -333,7 +332,7 @@ class Fitter:
         self.restore_best()
         at.stage, at.stage_began, at.waited = at.stage + 1, at.epoch, 0
         if stages[at.stage] not in self.ranker.refining:
-            self._best, at.best, at.best_epoch = None, -1.0, -1
+            self._best, at.best = None, -1.0
         self._start_stage()
 
     def validate(self) -> float:

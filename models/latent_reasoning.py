@@ -81,9 +81,5 @@ class LatentReasoner(SequentialRanker):
         taken_B = thoughts_taken(signals, self.halting_rule)
         return states_SBD[taken_B, torch.arange(len(taken_B), device=taken_B.device)]
 
-    def encode_steps(self, batch: SequenceBatch) -> Tensor:
-        """Turn each row's history into the query of each state of its chain: [B, S, ...]."""
-        known, _ = self.known_only(batch)
-        base = self.run_encoder(known, self.items(known.item_ids_BL)).at_last()
-        states_SBD = self.reason(base)[:, :, 0] * known.valid_BL[:, -1:]
-        return torch.stack([self._query(known, state_BD) for state_BD in states_SBD], dim=1)
+    def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        return self.reason(self.run_encoder(batch, items_BLD).at_last())[:, :, 0]

@@ -175,6 +175,17 @@ class NeuralRanker(Ranker):
     def _encode(self, batch: SequenceBatch) -> Tensor:
         return self._query(batch, self._encode_vectors(batch, self.items(batch.item_ids_BL)))
 
+    def encode_steps(self, batch: SequenceBatch) -> Tensor:
+        """Turn each row's history into the query of each reasoning state: [B, S, ...]."""
+        known, _ = self.known_only(batch)
+        states_SBD = self._step_vectors(known, self.items(known.item_ids_BL))
+        states_SBD = states_SBD * known.valid_BL[:, -1:]
+        return torch.stack([self._query(known, state_BD) for state_BD in states_SBD], dim=1)
+
+    def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        """Turn item vectors into each row's states, [S, B, D]: one where nothing reasons."""
+        return self._encode_vectors(batch, items_BLD)[None]
+
     def _query(self, batch: SequenceBatch, state_BD: Tensor) -> Tensor:
         """Scale a state, and put the visible item ids behind it where repeats are learned.
 

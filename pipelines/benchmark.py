@@ -155,10 +155,10 @@ def _best_step(request: Request, ranker: Ranker, holdout: Holdout) -> dict[str, 
 
     A ceiling, not a result: nobody can pick like that. None for a ranker of a single state.
     """
-    queries = encode_rows(ranker, holdout.history, steps=True)
-    states = queries.shape[1]
+    states = encode_rows(ranker, holdout.history.take(np.arange(1)), steps=True).shape[1]
     if states < 2:
         return None
+    queries = encode_rows(ranker, holdout.history, steps=True)
     seen = SeenItems.from_store(holdout.history)
     ranks = [target_ranks(ranker, queries[:, s], holdout.targets, seen) for s in range(states)]
     place = 0 if request.repeats_allowed else 1

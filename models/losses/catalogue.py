@@ -29,7 +29,8 @@ def full_cross_entropy(
         A scalar; zero, with zero gradients, where there is no target.
     """
     shares_T = equal_shares(hidden_TD) if shares_T is None else shares_T
-    extra_T = None if bonus is None else bonus.of(targets_T)
-    wanted_T = target_scores(hidden_TD, functional.embedding(targets_T, weight_ND), extra_T)
+    wanted_T = target_scores(
+        hidden_TD, functional.embedding(targets_T, weight_ND), targets_T, bonus
+    )
     total = chunked_sum(hidden_TD, Candidates(weight_ND, bonus=bonus), shares_T, "logsumexp")
     return total - (wanted_T * shares_T).sum()

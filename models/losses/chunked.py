@@ -88,10 +88,12 @@ class Candidates:
     workers: Workers = ALONE
 
 
-def target_scores(hidden_TD: Tensor, wanted_TD: Tensor, extra_T: Tensor | None) -> Tensor:
-    """Score each target's own item in float32: [T]."""
+def target_scores(
+    hidden_TD: Tensor, wanted_TD: Tensor, targets_T: Tensor, bonus: Bonus | None
+) -> Tensor:
+    """Score each target's own item, bonus included, in float32: [T]."""
     scores_T = (hidden_TD.float() * wanted_TD.float()).sum(dim=1)
-    return scores_T if extra_T is None else scores_T + extra_T
+    return scores_T if bonus is None else scores_T + bonus.of(targets_T)
 
 
 def equal_shares(hidden_TD: Tensor) -> Tensor:

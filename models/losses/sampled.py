@@ -95,8 +95,7 @@ def sampled_cross_entropy(
         shares_T: Weight of each target, summing to 1; None for the plain mean.
     """
     shares_T = equal_shares(hidden_TD) if shares_T is None else shares_T
-    extra_T = None if bonus is None else bonus.of(targets_T)
-    wanted_T = target_scores(hidden_TD, wanted_TD, extra_T)
+    wanted_T = target_scores(hidden_TD, wanted_TD, targets_T, bonus)
     candidates = negatives.candidates(vectors_MD, targets_T, bonus, corrected=True)
     total = chunked_sum(hidden_TD, candidates, shares_T, "logsumexp", wanted_T)
     return total - (wanted_T * shares_T).sum()
@@ -131,8 +130,7 @@ def generalised_binary_cross_entropy(
         shares_T: Weight of each target, summing to 1; None for the plain mean.
     """
     shares_T = equal_shares(hidden_TD) if shares_T is None else shares_T
-    extra_T = None if bonus is None else bonus.of(targets_T)
-    wanted_T = target_scores(hidden_TD, wanted_TD, extra_T)
+    wanted_T = target_scores(hidden_TD, wanted_TD, targets_T, bonus)
     drawn = len(negatives.ids_M)
     rate = min(drawn / max(negatives.num_items - 1, 1), 1.0)
     power = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)

@@ -42,8 +42,7 @@ def sharded_cross_entropy(
         This worker's loss. The average over the workers is the cross-entropy, and so it is with
         the gradients, which each worker averages with the others' (those of own_OD are complete).
     """
-    extra_T = None if bonus is None else bonus.of(targets_T)
-    wanted_T = target_scores(hidden_TD, wanted_TD, extra_T)
+    wanted_T = target_scores(hidden_TD, wanted_TD, targets_T, bonus)
     shares_A = gather_values(shares_T, workers) / workers.world
     gathered = None if bonus is None else _entries_of(bonus, len(hidden_TD), workers)
     if gathered is not None:

@@ -17,6 +17,7 @@ from models.encoders.transformer import TransformerEncoder
 from models.latent_reasoning import ReasoningConfig
 from models.layers.intents import IntentReasoner
 from models.losses import in_batch_contrast
+from models.places import draw_places
 from models.prefixes import draw_prefixes
 from models.registry import register
 from models.sequential import SequentialRanker
@@ -162,8 +163,8 @@ class IGRSR(SequentialRanker):
         """InfoNCE between the intents of two thinned views, at one drawn place per row."""
         assert batch.targets_BL is not None, "training batches carry targets"
         chosen_BL = (batch.targets_BL > 0) & batch.valid_BL
-        rows_R = chosen_BL.any(dim=1).nonzero()[:, 0]
-        places_R1 = torch.multinomial(chosen_BL[rows_R].float(), 1)
+        rows_R, places_R = draw_places(chosen_BL)
+        places_R1 = places_R[:, None]
         views = []
         for _ in range(2):
             view = self._thinned(batch, rows_R, places_R1)
@@ -185,20 +186,15 @@ class IGRSR(SequentialRanker):
             ids_RL * kept_RL, kept_RL, batch.times_BL[rows_R], batch.actions_BL[rows_R]
         )
 
+    def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        if not self.reasons:
+            return super()._step_vectors(batch, items_BLD)
+        return self.decide(self._prefixed_pass(batch, items_BLD).at_last())[:, :, 0]
+
     def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
         if not self.reasons:
             return super()._encode_vectors(batch, items_BLD)
-        base = self._prefixed_pass(batch, items_BLD).at_last()
-        return self.decide(base)[-1, :, 0] * batch.valid_BL[:, -1:]
-
-    def encode_steps(self, batch: SequenceBatch) -> Tensor:
-        """Turn each row's history into the query of the backbone and of each round."""
-        if not self.reasons:
-            return super().encode_steps(batch)
-        known, _ = self.known_only(batch)
-        base = self._prefixed_pass(known, self.items(known.item_ids_BL)).at_last()
-        states_SBD = self.decide(base)[:, :, 0] * known.valid_BL[:, -1:]
-        return torch.stack([self._query(known, state_BD) for state_BD in states_SBD], dim=1)
+        return self._step_vectors(batch, items_BLD)[-1] * batch.valid_BL[:, -1:]
 
 
 def _behind_prefix(batch: SequenceBatch, count: int) -> SequenceBatch:

@@ -261,21 +261,19 @@ class LARES(SequentialRanker):
 
     def final_states(self, base: BasePass) -> Tensor:
         """Score the last position after the mean number of recurrences from zero: [B, D]."""
-        if self.core is None:
-            return super().final_states(base)
-        start_BLD = torch.zeros_like(base.hidden_BQD)
-        return self.refine(base, self.config.reasoning_steps, start_BLD)[-1][:, -1]
+        return self._chain(base)[-1][:, -1]
 
-    def encode_steps(self, batch: SequenceBatch) -> Tensor:
-        """Turn each row's history into the query of the encoder and of each recurrence."""
-        known, _ = self.known_only(batch)
-        base = self.run_encoder(known, self.items(known.item_ids_BL))
-        states = [base.hidden_BQD]
-        if self.core is not None:
-            start_BLD = torch.zeros_like(base.hidden_BQD)
-            states += self.refine(base, self.config.reasoning_steps, start_BLD)
-        real_B1 = known.valid_BL[:, -1:]
-        return torch.stack([self._query(known, state[:, -1] * real_B1) for state in states], dim=1)
+    def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        chain = self._chain(self.run_encoder(batch, items_BLD))
+        return torch.stack([state_BLD[:, -1] for state_BLD in chain])
+
+    def _chain(self, base: BasePass) -> list[Tensor]:
+        """States of the encoder and of each recurrence from zero, [B, L, D] each."""
+        if self.core is None:
+            return [base.hidden_BQD]
+        start_BLD = torch.zeros_like(base.hidden_BQD)
+        refined = self.refine(base, self.config.reasoning_steps, start_BLD)
+        return [base.hidden_BQD, *refined]
 
 
 @dataclass(frozen=True, eq=False)

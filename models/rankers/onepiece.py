@@ -139,15 +139,11 @@ class OnePiece(LatentReasoner):
         states: Tensor = self.block_norm(blocks_SBMD).mean(dim=-2)
         return states
 
-    def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
-        blocks_SBMD = self.reason(self._situated_pass(batch, items_BLD))
-        return self.aggregate(self.read(blocks_SBMD)) * batch.valid_BL[:, -1:]
+    def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        return self.read(self.reason(self._situated_pass(batch, items_BLD)))
 
-    def encode_steps(self, batch: SequenceBatch) -> Tensor:
-        """Turn each row's history into the query of each state of its chain: [B, S, ...]."""
-        known, _ = self.known_only(batch)
-        states_SBD = self.read(self.reason(self._prefix_pass(known))) * known.valid_BL[:, -1:]
-        return torch.stack([self._query(known, state_BD) for state_BD in states_SBD], dim=1)
+    def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        return self.aggregate(self._step_vectors(batch, items_BLD)) * batch.valid_BL[:, -1:]
 
     def _judge(self, states_PD: Tensor, targets_P: Tensor, base: BasePass) -> dict[str, Tensor]:
         """Judge one thought's states against the targets of its level."""

@@ -69,6 +69,20 @@ def one_more(batch: SequenceBatch) -> SequenceBatch:
     return SequenceBatch(*(torch.cat([part, part[:, -1:]], dim=1) for part in parts))
 
 
+def assert_learns_alike(ranker: Ranker, backbone: Ranker, batch: SequenceBatch) -> None:
+    """Hold losses and gradients of two rankers equal, bit for bit."""
+    losses = []
+    for model in (backbone.train(), ranker.train()):
+        torch.manual_seed(1)
+        terms = model.losses(batch)
+        sum(terms.values()).backward()
+        losses.append(sum(terms.values()))
+    assert torch.equal(losses[0], losses[1])
+    for mine, theirs in zip(ranker.parameters(), backbone.parameters(), strict=True):
+        assert mine.grad is not None
+        assert torch.equal(mine.grad, theirs.grad)
+
+
 @pytest.fixture
 def store() -> SequenceStore:
     return random_store()

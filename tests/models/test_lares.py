@@ -14,7 +14,7 @@ from models.places import same_target_pairs
 from models.policy import group_advantages
 from models.rankers.lares import LARES, list_reward
 from models.sequences import SequenceStore
-from tests.models.conftest import random_store, small_ranker
+from tests.models.conftest import assert_learns_alike, random_store, small_ranker
 
 
 def lares(store: SequenceStore, **settings: Any) -> LARES:
@@ -80,16 +80,7 @@ def test_zero_steps_are_the_backbone_bit_for_bit(store: SequenceStore) -> None:
     ranker = small_ranker("lares", store, seed=5, reasoning_steps=0)
     batch = collate(store, np.arange(30), 12, with_targets=True)
     assert torch.equal(ranker.encode(batch), backbone.encode(batch))
-    losses = []
-    for model in (backbone.train(), ranker.train()):
-        torch.manual_seed(1)
-        terms = model.losses(batch)
-        sum(terms.values()).backward()
-        losses.append(sum(terms.values()))
-    assert torch.equal(losses[0], losses[1])
-    for mine, theirs in zip(ranker.parameters(), backbone.parameters(), strict=True):
-        assert mine.grad is not None
-        assert torch.equal(mine.grad, theirs.grad)
+    assert_learns_alike(ranker, backbone, batch)
 
 
 def test_kept_recurrences_change_memory_alone(store: SequenceStore) -> None:

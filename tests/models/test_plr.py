@@ -14,7 +14,7 @@ from models.places import draw_places
 from models.rankers.plr import PLR
 from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
-from tests.models.conftest import one_more, small_ranker
+from tests.models.conftest import assert_learns_alike, one_more, small_ranker
 
 
 def plr(store: SequenceStore, seed: int = 0, **settings: object) -> PLR:
@@ -86,16 +86,7 @@ def test_without_streams_or_steps_it_is_the_backbone(
     ranker.load_state_dict(backbone.state_dict())
     batch = collate(store, np.arange(30), 12, with_targets=True)
     assert torch.equal(ranker.encode(batch), backbone.encode(batch))
-    losses = []
-    for model in (backbone.train(), ranker.train()):
-        torch.manual_seed(1)
-        terms = model.losses(batch)
-        sum(terms.values()).backward()
-        losses.append(sum(terms.values()))
-    assert torch.equal(losses[0], losses[1])
-    for mine, theirs in zip(ranker.parameters(), backbone.parameters(), strict=True):
-        assert mine.grad is not None
-        assert torch.equal(mine.grad, theirs.grad)
+    assert_learns_alike(ranker, backbone, batch)
 
 
 def test_gated_streams_start_as_the_backbone(store: SequenceStore) -> None:

@@ -15,7 +15,7 @@ from models.losses import in_batch_contrast, pairwise_kl
 from models.prefixes import prefixes_at
 from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
-from tests.models.conftest import one_more, random_store, small_ranker
+from tests.models.conftest import assert_learns_alike, one_more, random_store, small_ranker
 
 NAMES = ["rearec-erl", "rearec-prl", "dtrec"]
 
@@ -135,16 +135,7 @@ def test_zero_steps_are_the_backbone_bit_for_bit(
     assert isinstance(ranker, SequentialRanker)
     batch = collate(store, np.arange(30), 12, with_targets=True)
     assert torch.equal(ranker.encode(batch), backbone.encode(batch))
-    losses = []
-    for model in (backbone.train(), ranker.train()):
-        torch.manual_seed(1)
-        terms = model.losses(batch)
-        sum(terms.values()).backward()
-        losses.append(terms["ce"])
-    assert torch.equal(losses[0], losses[1])
-    for mine, theirs in zip(ranker.parameters(), backbone.parameters(), strict=True):
-        assert mine.grad is not None
-        assert torch.equal(mine.grad, theirs.grad)
+    assert_learns_alike(ranker, backbone, batch)
 
 
 @pytest.mark.parametrize("name", NAMES)
