@@ -21,7 +21,7 @@ demo: setup  ## two nights of a generated shop, end to end
 	@$(BIN)/python -m pipelines.demo
 
 test: check  ## the checks, then the whole test suite
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet .
