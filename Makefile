@@ -13,7 +13,7 @@ setup: .venv/.installed  ## create .venv with the locked dependencies
 	@$(PYTHON) infra/preflight.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing the locked dependencies (a few minutes on the first run)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[airflow,spark,ray,llm,dev]' \
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[airflow,spark,ray,llm,text,dev]' \
 		2>.venv/install.log || (grep -v '^WARNING' .venv/install.log; exit 1)
 	@touch $@
 

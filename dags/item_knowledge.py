@@ -1,7 +1,8 @@
-"""After each night's sequences: knowledge for new and changed items, for the same partition.
+"""After each night's sequences: knowledge for new and changed items, then vectors, same partition.
 
-Items whose content hash, prompt version and model already have an answer cost nothing, so a rerun
-is cheap. The pool `llm_api` bounds what all runs together ask of the endpoint.
+Items whose content hash, prompt version and model already have an answer cost nothing, and a text
+that has a vector is not encoded again, so a rerun is cheap. The pool `llm_api` bounds what all runs
+together ask of the endpoint; vectors are made outside it, where torch is.
 """
 
 from airflow.sdk import Param, PartitionedAssetTimetable, dag
@@ -33,20 +34,26 @@ from dags.launch import step
     doc_md=__doc__,
 )
 def item_knowledge() -> None:
-    """Wire one night's item knowledge."""
-    step(
+    """Wire one night's item knowledge and vectors."""
+    knowledge = step(
         Command(
             "build-item-knowledge",
             image="spark",
+            fixed={"--part": "knowledge"},
             flags={
                 "--max-items": "max_items",
                 "--max-tokens": "max_tokens",
                 "--max-cost-usd": "max_cost_usd",
             },
         ),
-        outlets=[assets.ITEM_KNOWLEDGE],
         pool=policies.LLM_API,
     )
+    vectors = step(
+        Command("build-item-knowledge", image="ray", fixed={"--part": "vectors"}),
+        task_id="build-item-vectors",
+        outlets=[assets.ITEM_KNOWLEDGE],
+    )
+    knowledge >> vectors
 
 
 item_knowledge()

@@ -7,11 +7,13 @@ the text says the item is for. It is deterministic, so a rerun writes the same r
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql.types import StructType
+
+if TYPE_CHECKING:  # texts are also read where there is no Spark
+    from pyspark.sql import DataFrame
+    from pyspark.sql.types import StructType
 
 PROMPT_VERSION = "offline-1"
 MODEL = "offline-extraction"
@@ -41,7 +43,7 @@ STOP_WORDS = frozenset(
 )
 
 
-def extract_knowledge(items: DataFrame, schema: StructType, created_ds: str) -> DataFrame:
+def extract_knowledge(items: "DataFrame", schema: "StructType", created_ds: str) -> "DataFrame":
     """Turn catalogue rows into knowledge rows, a batch at a time on the executors.
 
     Args:

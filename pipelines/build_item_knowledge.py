@@ -1,6 +1,7 @@
-"""Write what is known of each new or changed item, once per text, prompt and model."""
+"""Write what is known of new and changed items, once per text, prompt and model; then vectors."""
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +29,7 @@ TEXT_COLUMNS = [
     "content_hash",
 ]
 KEY = list(KNOWLEDGE_KEY)
+Part = Literal["all", "knowledge", "vectors"]
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,21 @@ class Wishes:
         caps: where to stop; the rest is the next night's.
         retry_failed: ask again about items that failed because the service did not answer.
         accept: publish also what is judged worse than the last accepted round.
+        part: "knowledge" leaves the vectors to another call, "vectors" asks nobody.
+        refit: fit anew what was fitted on vectors once, for this night and later ones.
     """
 
     caps: Caps = Caps()
     retry_failed: bool = False
     accept: bool = False
+    part: Part = "all"
+    refit: bool = False
 
 
 def run(context: Context, wishes: Wishes | None = None) -> Result:
-    """Build the records that are missing as of the night; a second run builds none.
+    """Build the records that are missing as of the night, then vectors of the night's texts.
+
+    A second run builds no record and encodes no text.
 
     Raises:
         InputError: a setting is missing or wrong.
@@ -54,14 +62,34 @@ def run(context: Context, wishes: Wishes | None = None) -> Result:
         ServiceUnavailable: the endpoint stayed away; what was complete by then is published.
     """
     wishes = wishes or Wishes()
-    backend = open_backend(context, wishes.caps)
-    try:
-        return _run(context, backend, wishes)
-    finally:
-        backend.close()
+    about: Result = {}
+    stop: Stop | None = None
+    if wishes.part != "vectors":
+        backend = open_backend(context, wishes.caps)
+        try:
+            about, stop = _run(context, backend, wishes)
+        finally:
+            backend.close()
+    if wishes.part != "knowledge":
+        about |= _vectors(context, wishes)
+    _raise(context, stop, about)
+    return about
 
 
-def _run(context: Context, backend: Backend, wishes: Wishes) -> Result:
+def _vectors(context: Context, wishes: Wishes) -> Result:
+    """Build the night's vectors and codes, from whatever knowledge there is by now."""
+    from pipelines import build_item_vectors, build_semantic_ids
+
+    about: Result = {}
+    for name, step in (("vectors", build_item_vectors), ("semantic_ids", build_semantic_ids)):
+        seen = dict(context.run.input_versions)
+        about[name] = step.run(context, refit=wishes.refit)
+        # Each derived table begins a record of its own; the step's is all of them.
+        context.run.input_versions = seen | context.run.input_versions
+    return about
+
+
+def _run(context: Context, backend: Backend, wishes: Wishes) -> tuple[Result, Stop | None]:
     caps, retry_failed = wishes.caps, wishes.retry_failed
     snapshot = context.settings.items.snapshot
     items = items_as_of(context.lake, context.ds, TEXT_COLUMNS, snapshot)
@@ -79,7 +107,7 @@ def _run(context: Context, backend: Backend, wishes: Wishes) -> Result:
     if context.dry_run:
         expected = {f"expected_{k}": v for k, v in asdict(backend.estimate(chosen)).items()}
         log.info("item knowledge", **about, **expected)
-        return about | expected | {"built": 0, "failed": 0, "left": todo.num_rows}
+        return about | expected | {"built": 0, "failed": 0, "left": todo.num_rows}, None
     log.info("item knowledge", **about)
     built = failed = 0
     stop: Stop | None = None
@@ -97,8 +125,7 @@ def _run(context: Context, backend: Backend, wishes: Wishes) -> Result:
             break
     about |= {"built": built, "failed": failed, "left": todo.num_rows - built - failed}
     about["stopped"] = stop.why if stop else None
-    _raise(context, stop, about)
-    return about
+    return about, stop
 
 
 def _raise(context: Context, stop: Stop | None, about: Result) -> None:

@@ -21,7 +21,11 @@ from pipelines.tables import CONTRACTS
 
 SETTINGS = "settings"
 # Settings that change how a table is built but never what it holds.
-WITHOUT_EFFECT = {"sequences": {"merge_yesterday"}}
+WITHOUT_EFFECT = {
+    "sequences": {"merge_yesterday"},
+    "vectors": {"batch_size"},
+    "semantic_ids": {"max_drift"},
+}
 # Raised when a job's code changes what it derives from the same inputs and settings.
 METHODS = {"sequences": 1, "graph": 1}
 REASONS_SHOWN = 5

@@ -190,6 +190,34 @@ class KnowledgeSettings(Group):
     )
 
 
+class VectorSettings(Group):
+    """How an item's text becomes a vector."""
+
+    encoder: Literal["hashed", "minilm", "folder"] = Field(
+        "hashed", description="hashed: words, no model; minilm: the packaged one; folder: your own"
+    )
+    folder: str | None = Field(None, description="of a sentence transformer, for encoder=folder")
+    hashed_width: int = Field(256, ge=8, description="coordinates of encoder=hashed")
+    pca: int | None = Field(None, ge=1, description="principal components kept; none: all")
+    max_chars: int = Field(2000, ge=100, description="of an item's description are encoded")
+    batch_size: int = Field(32, ge=1, description="texts encoded at once")
+
+
+class SemanticIdSettings(Group):
+    """How item vectors become codes."""
+
+    method: Literal["kmeans", "rqvae"] = Field(
+        "kmeans", description="residual k-means of the vectors, or of what RQ-VAE makes of them"
+    )
+    levels: int = Field(3, ge=1, description="codes of an item, but for the one that tells twins")
+    codes: int = Field(256, ge=2, description="values of a code at most")
+    epochs: int = Field(300, ge=1, description="of RQ-VAE")
+    seed: int = 0
+    max_drift: float | None = Field(
+        None, gt=0, description="rise of the coding error that refits; none: only --refit does"
+    )
+
+
 class MaintenanceSettings(Group):
     """Compaction and retention."""
 
@@ -232,6 +260,8 @@ class Settings(BaseSettings):
     recommend: RecommendSettings = RecommendSettings()
     llm: LlmSettings = LlmSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
+    vectors: VectorSettings = VectorSettings()
+    semantic_ids: SemanticIdSettings = SemanticIdSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()
     launch: LaunchSettings = LaunchSettings()
 

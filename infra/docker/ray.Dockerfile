@@ -1,7 +1,7 @@
-# Ray steps (training, evaluation, scoring), and the nodes of a Ray cluster.
+# Ray steps (training, evaluation, scoring) and item vectors, and the nodes of a Ray cluster.
 # The lock's torch wheel carries CUDA on Linux; the host brings the NVIDIA driver and runtime.
 FROM python:3.11-slim-bookworm
-ARG EXTRAS=ray
+ARG EXTRAS=ray,text
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 TZ=UTC
 # KubeRay's probes call wget.
 RUN apt-get update \

@@ -1,6 +1,6 @@
 """Training, the gate and the published lists, one command each."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -138,18 +138,26 @@ def build_item_knowledge(
     accept: Annotated[
         bool, typer.Option("--accept", help="Publish also what is judged worse than before.")
     ] = False,
+    part: Annotated[
+        Literal["all", "knowledge", "vectors"],
+        typer.Option(help="knowledge leaves the vectors out; vectors asks no model."),
+    ] = "all",
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit anew what is fitted on vectors once.")
+    ] = False,
     lake: Lake = None,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write what is known of each new or changed item; --dry-run says what it would cost.
+    """Write what is known of each new or changed item, and vectors of all; try --dry-run first.
 
     Example: reckoner build-item-knowledge --partition 2026-03-01 --max-items 1000
     """
     from pipelines import build_item_knowledge as step
     from pipelines.knowledge.backends import Caps
 
-    wishes = step.Wishes(Caps(max_items, max_tokens, max_cost_usd), retry_failed, accept)
+    caps = Caps(max_items, max_tokens, max_cost_usd)
+    wishes = step.Wishes(caps, retry_failed, accept, part, refit)
     execute(
         "build-item-knowledge",
         lambda context: step.run(context, wishes),

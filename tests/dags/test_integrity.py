@@ -21,7 +21,7 @@ TASKS = {
         "build-item-graph",
         "close-week",
     },
-    "item_knowledge": {"build-item-knowledge"},
+    "item_knowledge": {"build-item-knowledge", "build-item-vectors"},
     "ranker_training": {"train-ranker", "evaluate-ranker", "promote-ranker"},
     "nightly_recommendations": {"recommend"},
     "table_maintenance": {"maintain-tables"},
