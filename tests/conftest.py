@@ -16,6 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Spark starts its Python workers by name: they must be this interpreter.
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+# Tests share the cores with the processes they start, and their JVMs are too short to earn back
+# what the optimising compiler costs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 # It says goodbye at INFO after pytest has closed its streams.
 logging.getLogger("py4j").setLevel(logging.WARNING)
 
@@ -43,13 +47,7 @@ def spark() -> "Iterator[SparkSession]":
     from pipelines.io.spark_session import build
     from pipelines.settings import SparkSettings
 
-    settings = SparkSettings(
-        master="local[2]",
-        driver_memory="1g",
-        shuffle_partitions=4,
-        # Tests are short: compiling every hot loop to the last degree costs more than it saves.
-        conf={"spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"},
-    )
+    settings = SparkSettings(master="local[2]", driver_memory="1g", shuffle_partitions=4)
     session = build(settings, "tests")
     yield session
     session.stop()

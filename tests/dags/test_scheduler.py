@@ -54,9 +54,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
         # Nothing has been trained, so every list is the marked popularity fallback.
         "RECKONER_RECOMMEND__MAX_FALLBACK_SHARE": "1",
         "RECKONER_RAY__OBJECT_STORE_MB": "80",
-        "OMP_NUM_THREADS": "1",
-        # Short JVMs never earn back what the optimising compiler costs.
-        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     }
     airflow = LocalAirflow(folder / "home", free_port(), settings)
     airflow.prepare()

@@ -44,9 +44,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "RECKONER_GATE__MIN_USERS": "1",
         "RECKONER_GATE__MIN_GAIN_OVER_BASELINES": "-1",
         "RECKONER_GATE__MIN_COVERAGE": "0",
-        "OMP_NUM_THREADS": "1",
-        # Short JVMs never earn back what the optimising compiler costs.
-        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     }
 
 
