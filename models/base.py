@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.batch import SequenceBatch, SequenceStore
 from models.item_table import ItemTable
+from models.text_vectors import TextVectors
 from models.workers import ALONE, Workers
 
 
@@ -30,9 +31,9 @@ class Ranker(nn.Module, ABC):
 
     A ranker is fitted on training rows (`fit_statistics`, then gradient steps on `losses` where
     `is_trainable`), and afterwards turns histories into queries and queries into scores. Item id 0
-    is padding. Items that training never saw score minus infinity: an untrained random embedding
-    must never be recommended. The same ids inside a history are skipped as if they were not there,
-    so a model survives a catalogue that has grown since.
+    is padding. Items that are not scorable, by default all that training never saw, score minus
+    infinity: an untrained random embedding must never be recommended. The same ids inside a history
+    are skipped as if they were not there, so a model survives a catalogue that has grown since.
 
     Attributes:
         name: Name in the registry and on the command line.
@@ -84,6 +85,49 @@ class Ranker(nn.Module, ABC):
     def item_table(self) -> ItemTable | None:
         """The table of item vectors, where there is one."""
         return None
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether `learn_text` is wanted before training."""
+        return False
+
+    @property
+    def text_encoder(self) -> str | None:
+        """The encoder whose vectors it was trained with, where it takes any."""
+        return None
+
+    def learn_text(self, vectors: TextVectors) -> None:
+        """Take the items' text vectors; once, after `fit_statistics` and before any gradient step.
+
+        Raises:
+            ValueError: If the ranker takes none, or none of this encoder.
+        """
+        raise ValueError(f"{self.name} takes no text vectors")
+
+    def require_encoder(self, vectors: TextVectors) -> None:
+        """Refuse text vectors that the ranker was not trained with.
+
+        Raises:
+            ValueError: If the ranker takes none, or none of this encoder.
+        """
+        raise ValueError(f"{self.name} takes no text vectors")
+
+    def welcome(self, vectors: TextVectors, num_items: int) -> None:
+        """Take the text vectors of items newer than the weights, of a catalogue grown since.
+
+        Args:
+            vectors: Of any items; those seen in training keep what they were trained with.
+            num_items: Catalogue size now.
+
+        Raises:
+            ValueError: If the ranker takes none, or none of this encoder.
+        """
+        raise ValueError(f"{self.name} takes no text vectors")
+
+    @property
+    def scorable_N1(self) -> Tensor:
+        """Bool [N + 1]: items that may be listed and read in a history."""
+        return self.known_N1
 
     @property
     def workers(self) -> Workers:
@@ -173,13 +217,13 @@ class Ranker(nn.Module, ABC):
         return self.encode(batch)[:, None]
 
     def scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
-        """Score item ids start..stop-1 for each query: float32 [B, C], -inf for unknown items.
+        """Score item ids start..stop-1 for each query: float32 [B, C], -inf for items not scorable.
 
         The tensor is the caller's to write to.
         """
         raw_BC = self._scores(queries, start, stop)
-        known_C = self.known_N1[start:stop]
-        return raw_BC if bool(known_C.all()) else raw_BC.masked_fill(~known_C, -torch.inf)
+        open_C = self.scorable_N1[start:stop]
+        return raw_BC if bool(open_C.all()) else raw_BC.masked_fill(~open_C, -torch.inf)
 
     def contributions(self, batch: SequenceBatch, items_BK: Tensor) -> Tensor:
         """Say how much each history position carried each item's score: float32 [B, K, L]."""
@@ -190,14 +234,14 @@ class Ranker(nn.Module, ABC):
         return out_BKL.scatter_(2, index_BKL, given_BKL)
 
     def known_only(self, batch: SequenceBatch) -> tuple[SequenceBatch, Tensor]:
-        """Drop unknown items from a batch and close the gaps; positions stay left padded.
+        """Drop items that are not scorable and close the gaps; positions stay left padded.
 
         Returns:
             The batch, and int64 [B, L]: where each of its positions stood before.
         """
         inside_BL = batch.item_ids_BL <= self.num_items
         ids_BL = torch.where(inside_BL, batch.item_ids_BL, 0)
-        valid_BL = batch.valid_BL & self.known_N1[ids_BL]
+        valid_BL = batch.valid_BL & self.scorable_N1[ids_BL]
         at_BL = torch.arange(batch.length, device=ids_BL.device).expand_as(ids_BL)
         if bool((valid_BL == batch.valid_BL).all()):
             return batch, at_BL

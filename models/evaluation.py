@@ -129,7 +129,7 @@ def target_ranks(
     """Rank each user's target among the whole catalogue, in one pass over tiles of users.
 
     Collective where the items lie over several workers: all judge the same users and get the same
-    ranks. Ties count against the target. A target that the ranker does not know, or (in the second
+    ranks. Ties count against the target. A target that the ranker cannot score, or (in the second
     answer) that the user has seen, is a miss: its rank is inf.
 
     Args:
@@ -143,22 +143,22 @@ def target_ranks(
         float64 [U] ranks with repeats allowed, and [U] with seen items excluded.
     """
     chunk = chunk_on(queries.device) if chunk is None else chunk
-    known_N1 = ranker.known_N1.cpu().numpy()
+    scorable_N1 = ranker.scorable_N1.cpu().numpy()
     inside = targets <= ranker.num_items
-    warm = inside & known_N1[np.where(inside, targets, 0)]
+    scored = inside & scorable_N1[np.where(inside, targets, 0)]
     allowed = np.full(len(targets), np.inf)
     excluded = np.full(len(targets), np.inf)
     for first in range(0, len(targets), TILE_ROWS):
         last = min(first + TILE_ROWS, len(targets))
-        ids = torch.from_numpy(np.where(warm, targets, 0)[first:last]).to(queries.device)
+        ids = torch.from_numpy(np.where(scored, targets, 0)[first:last]).to(queries.device)
         tile = pad_rows(queries[first:last])
         above, above_seen = _count_above(
             ranker, tile, pad_rows(ids), seen.window(first, last), chunk
         )
         allowed[first:last] = above[: last - first]
         excluded[first:last] = (above - above_seen)[: last - first]
-    allowed[~warm] = np.inf
-    excluded[~warm | seen.contains(targets)] = np.inf
+    allowed[~scored] = np.inf
+    excluded[~scored | seen.contains(targets)] = np.inf
     return allowed, excluded
 
 

@@ -4,7 +4,7 @@ Shape legend: B rows, L positions, D width, N catalogue size, K items asked for,
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from torch.nn import functional
 from models.base import Ranker, RankerConfig, item_counts
 from models.batch import SequenceBatch
 from models.encoders.base import INIT_STD
+from models.fused_items import FusedItems
 from models.item_table import ItemTable
 from models.propensity import inverse_propensities
 from models.sequences import SequenceStore
+from models.text_vectors import TextChoice, TextVectors
 
 # Adam moves every weight by about its learning rate; one number that stands for log odds has
 # farther to go than a coordinate of a vector.
@@ -51,6 +53,9 @@ class NeuralConfig(RankerConfig):
         repeats: "learned" adds one learned number to the score of every item in the visible
             history, so that the log decides whether people take things again; "plain" leaves it
             to the vectors, which cannot tell an item from its own history.
+        text_vectors: Fuse frozen text vectors with the id vectors (`FusedItems`): "off", "on", an
+            encoder's name, or settings such as {"id_dropout": 0.2}. Items that training never saw
+            are then scored by their text.
     """
 
     dim: int = Field(default=64, ge=1)
@@ -67,12 +72,19 @@ class NeuralConfig(RankerConfig):
     scoring: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(default=1.0, gt=0)
     repeats: Literal["learned", "plain"] = "learned"
+    text_vectors: TextChoice = None
 
 
 class NeuralRanker(Ranker):
-    """A ranker with an item table, an encoder over item vectors and tied scoring."""
+    """A ranker with an item table, an encoder over item vectors and tied scoring.
+
+    Attributes:
+        scores_by_vector: Whether an item's vector is all that its score needs; where codes are cut
+            from the vectors of training, an item that came later has none.
+    """
 
     is_trainable = True
+    scores_by_vector: ClassVar[bool] = True
     config_type = NeuralConfig
     config: NeuralConfig
     next_draw: Tensor
@@ -81,7 +93,12 @@ class NeuralRanker(Ranker):
 
     def __init__(self, config: NeuralConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.items = ItemTable(num_items, config.dim)
+        text = config.text_vectors
+        self.items = (
+            ItemTable(num_items, config.dim)
+            if text is None
+            else FusedItems(num_items, config.dim, text)
+        )
         self.items.draw(INIT_STD)
         self.repeat_rate = nn.Parameter(torch.zeros(())) if config.repeats == "learned" else None
         if self.loss != "ce":
@@ -97,7 +114,10 @@ class NeuralRanker(Ranker):
     def fit_statistics(self, store: SequenceStore) -> None:
         """Mark the known items; start the repeat number at the log of the share of repeats."""
         super().fit_statistics(store)
-        config, counts = self.config, item_counts(store, self.num_items)[1:]
+        counts_N1 = item_counts(store, self.num_items)
+        config, counts = self.config, counts_N1[1:]
+        if isinstance(self.items, FusedItems):
+            self.items.count(counts_N1)
         if self.loss != "ce" and config.negative_sampling == "popularity":
             self.counts_N.copy_(torch.from_numpy(counts))
         if config.propensity_power > 0:
@@ -110,6 +130,59 @@ class NeuralRanker(Ranker):
         share = (len(rows) - distinct + 1) / (len(rows) + 1)
         with torch.no_grad():
             self.repeat_rate.fill_(np.log(share) / REPEAT_SCALE)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether `learn_text` is wanted before training."""
+        return self.config.text_vectors is not None
+
+    @property
+    def text_encoder(self) -> str | None:
+        """The encoder whose vectors it was trained with, where it takes any."""
+        return None if self.config.text_vectors is None else self.config.text_vectors.encoder
+
+    def learn_text(self, vectors: TextVectors) -> None:
+        """Take the items' text vectors, whose encoder the settings then name."""
+        text = self._text_of(vectors)
+        text.start(vectors)
+        named = text.settings.model_copy(update={"encoder": vectors.encoder})
+        text.settings = named
+        self.config = self.config.model_copy(update={"text_vectors": named})
+
+    def require_encoder(self, vectors: TextVectors) -> None:
+        """Refuse text vectors of another encoder or width."""
+        self._text_of(vectors).require_width(vectors)
+
+    def welcome(self, vectors: TextVectors, num_items: int) -> None:
+        """Take the text vectors of items newer than the weights, of a catalogue grown since."""
+        text = self._text_of(vectors)
+        if not self.scores_by_vector:
+            return
+        size = max(num_items, self.num_items) + 1
+        text.welcome(vectors, size - 1)
+        for name, buffer in self.named_buffers(recurse=False):
+            if buffer.dim() and len(buffer) == self.num_items + 1 and "_N1" in name:
+                more = buffer.new_zeros(size - len(buffer), *buffer.shape[1:])
+                setattr(self, name, torch.cat([buffer, more]))
+        self.num_items = size - 1
+
+    def _text_of(self, vectors: TextVectors) -> FusedItems:
+        if not isinstance(self.items, FusedItems):
+            raise ValueError(f"{self.name} was set up without text vectors: set text_vectors=on")
+        wanted = self.items.settings.encoder
+        if wanted not in ("", vectors.encoder):
+            raise ValueError(
+                f"{self.name} takes text vectors of encoder {wanted!r}, and these are of "
+                f"{vectors.encoder!r}: encode the items with {wanted!r}, or train anew"
+            )
+        return self.items
+
+    @property
+    def scorable_N1(self) -> Tensor:
+        """Items seen in training, and those that their text can score."""
+        if not isinstance(self.items, FusedItems) or not self.scores_by_vector:
+            return self.known_N1
+        return self.known_N1 | self.items.has_text_N1
 
     @property
     def loss(self) -> str:

@@ -37,14 +37,15 @@ def fully_sharded(ranker: Ranker, mesh: DeviceMesh) -> Ranker:
     """
     if isinstance(ranker, FSDPModule):  # of an earlier stage
         return ranker
-    table = None if ranker.item_table is None else ranker.item_table.weight
+    table = ranker.item_table
+    of_table = set() if table is None else set(table.parameters())
     # A table in parts averages its own gradients; a whole one is looked into between passes.
     alone = [
         p
         for p in ranker.parameters()
-        if p.dim() == 0 or (p is table and not isinstance(p, DTensor))
+        if p.dim() == 0 or (p in of_table and not isinstance(p, DTensor))
     ]
-    ignored = {p for p in ranker.parameters() if p.dim() == 0 or p is table}
+    ignored = {p for p in ranker.parameters() if p.dim() == 0 or p in of_table}
     for module in ranker.children():
         if isinstance(module, Encoder):
             fully_shard(module, mesh=mesh, reshard_after_forward=False)

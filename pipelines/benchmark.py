@@ -76,7 +76,7 @@ def validate(order: Order) -> dict[str, Any]:
         InputError: As `run`, or if the ranker has nothing to validate.
     """
     request, split = open_request(order)
-    _, fitter, seconds = _fit(request, split, order.first_seed)
+    ranker, fitter, seconds = _fit(request, split, order.first_seed)
     if fitter is None or fitter.best_metric is None:
         raise InputError(f"{order.ranker} under these settings is never validated: nothing to tune")
     result = {
@@ -86,11 +86,19 @@ def validate(order: Order) -> dict[str, Any]:
         "seed": order.first_seed,
         "settings": order.settings,
         "validation_ndcg@10": fitter.best_metric,
+        "validation_slices": _slice_means(request, split, ranker),
         "epochs": fitter.epoch,
         "seconds": {"train": round(seconds, 3)},
     }
     _write(order.out, result)
     return result
+
+
+def _slice_means(request: Request, split: Split, ranker: Ranker) -> dict[str, float | None]:
+    """Mean NDCG@10 of all validation users by slice, items newer than the weights included."""
+    values = _deciding(request, _rank(ranker, split.validation))["ndcg@10"]
+    slices = user_slices(split.validation, split.train)
+    return {name: mean(values[users]) for name, users in slices.items()}
 
 
 def _num_items(split: Split) -> int:
@@ -107,13 +115,18 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
         ranker.fit_statistics(split.train)
     except ValueError as error:
         raise InputError(f"{request.dataset.name}/events.parquet: {error}") from error
+    if request.text is not None:
+        ranker.learn_text(request.text)
     fitter = None
     if ranker.is_trainable:
         recipe = request.recipe.model_copy(update={"seed": seed})
         device = "cuda" if torch.cuda.is_available() else "cpu"
         fitter = Fitter(ranker, split.train, recipe, split.validation, device=device)
         fitter.fit(on_epoch=lambda result: _say(request, seed, result))
-    return ranker.eval(), fitter, time.process_time() - began
+    seconds = time.process_time() - began
+    if request.text is not None:
+        ranker.welcome(request.text, len(request.dataset.items))
+    return ranker.eval(), fitter, seconds
 
 
 def _say(request: Request, seed: int, result: EpochResult) -> None:
@@ -182,7 +195,7 @@ def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Flo
     ranks = _rank(ranker, split.test)
     per_user = _deciding(request, ranks)
     slices = user_slices(split.test, split.train)
-    known = int(ranker.known_N1.sum())
+    known = int(ranker.scorable_N1.sum())
     shown_UK = ranks.lists["allowed" if request.repeats_allowed else "excluded"]
     report: dict[str, Any] = {
         "dataset": request.dataset.name,
@@ -219,7 +232,7 @@ def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Flo
         "validation_ndcg@10": fitter.best_metric if fitter else None,
         "num_parameters": ranker.num_parameters,
         "num_users": len(split.test),
-        "config": request.config.model_dump(mode="json")
+        "config": ranker.config.model_dump(mode="json")
         | ({"fit": request.recipe.model_dump(mode="json")} if fitter else {}),
     }
     return Measured(report, per_user["ndcg@10"])

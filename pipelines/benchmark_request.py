@@ -1,6 +1,6 @@
 """What a benchmark is asked for: an order on the command line, and the opened request behind it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,13 @@ import torch
 from models.base import RankerConfig
 from models.evaluation import Holdout, Split, leave_one_out_split, temporal_split
 from models.fitting import FitConfig
-from models.sequences import SequenceStore
+from models.sequences import Ints, SequenceStore
+from models.text_vectors import TextVectors
 from pipelines.benchmark_settings import split_settings
+from pipelines.benchmark_text import text_vectors
 from pipelines.errors import InputError
 from pipelines.io.dataset import Dataset, read_dataset
+from pipelines.settings import VectorSettings
 
 PROTOCOLS = ("temporal", "leave-one-out")
 
@@ -31,6 +34,8 @@ class Order:
         settings: Settings of the ranker or of the training recipe, as text.
         out: JSON file to write.
         first_seed: The first run's seed.
+        vectors: The encoder, for rankers that take text vectors.
+        texts: Parquet file and column of texts to add to those of `items.parquet`, by `item_id`.
     """
 
     dataset: Path
@@ -42,11 +47,17 @@ class Order:
     settings: dict[str, str]
     out: Path
     first_seed: int = 0
+    vectors: VectorSettings = VectorSettings()
+    texts: tuple[Path, str] | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be measured."""
+    """What is to be measured.
+
+    Attributes:
+        text: Vectors of all items, later ones too, where the ranker takes any.
+    """
 
     dataset: Dataset
     ranker: str
@@ -54,6 +65,7 @@ class Request:
     config: RankerConfig
     recipe: FitConfig
     threads: int
+    text: TextVectors | None = None
 
     @property
     def repeats_allowed(self) -> bool:
@@ -83,7 +95,12 @@ def open_request(order: Order) -> tuple[Request, Split]:
         )
     torch.set_num_threads(order.threads)
     request = Request(data, order.ranker, order.protocol, config, recipe, order.threads)
-    return request, trained_items_first(_split(request))
+    split, old_ids = trained_items_first(_split(request))
+    if getattr(config, "text_vectors", None) is not None:
+        names = data.items[old_ids - 1].tolist()
+        text = text_vectors(order.dataset, names, order.vectors, order.texts)
+        request = replace(request, text=text)
+    return request, split
 
 
 def _split(request: Request) -> Split:
@@ -102,15 +119,20 @@ def _split(request: Request) -> Split:
     return split
 
 
-def trained_items_first(split: Split) -> Split:
-    """Number the training items 1..N and all later ones above: the model never hears of those."""
+def trained_items_first(split: Split) -> tuple[Split, Ints]:
+    """Number the training items 1..N and all later ones above: weights never hear of those.
+
+    Returns:
+        The split, and the old id of item 1, 2, ...
+    """
     _, places = split.train.flat_events()
     store = split.train
     top = max(int(store.items.max()), 1)
     known = np.unique(store.items[places])
     later = np.setdiff1d(np.arange(1, top + 1), known)
     new_id = np.zeros(top + 1, dtype=np.int32)
-    new_id[np.concatenate([known, later])] = np.arange(1, top + 1)
+    old_ids = np.concatenate([known, later]).astype(np.int64)
+    new_id[old_ids] = np.arange(1, top + 1)
     items = new_id[store.items]
 
     def moved(rows: SequenceStore) -> SequenceStore:
@@ -119,4 +141,4 @@ def trained_items_first(split: Split) -> Split:
     def held(part: Holdout) -> Holdout:
         return Holdout(moved(part.history), new_id[part.targets].astype(np.int64))
 
-    return Split(moved(store), held(split.validation), held(split.test))
+    return Split(moved(store), held(split.validation), held(split.test)), old_ids

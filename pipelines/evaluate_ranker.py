@@ -6,13 +6,15 @@ from pipelines.histories import read_histories, split_histories
 from pipelines.io.tracking import MODEL, Registry
 from pipelines.judgement import deciding_users, judge, publish_metrics
 from pipelines.step import Context, Result
+from pipelines.text_vectors import meet_newcomers
 
 
 def run(context: Context, reference: str) -> Result:
     """Evaluate `NAME@ALIAS_OR_VERSION` and write its rows of `ranker_metrics`.
 
     Raises:
-        InputError: the reference is malformed, unknown, or was trained on another item index.
+        InputError: the reference is malformed, unknown, or was trained on another item index or
+            with another text encoder.
     """
     name, _, wanted = reference.partition("@")
     if name != MODEL or not wanted:
@@ -25,6 +27,7 @@ def run(context: Context, reference: str) -> Result:
     require_same_index(
         context.lake, ranker.num_items, card.index_fingerprint, f"{MODEL} version {version}"
     )
+    meet_newcomers(context.lake, context.ds, ranker, f"{MODEL} version {version}")
     store = read_histories(context.lake, context.ds, card.actions)
     split = split_histories(store, context.settings.train)
     users = deciding_users(context, split)

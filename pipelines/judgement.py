@@ -85,7 +85,7 @@ def judge(ranker: Ranker, users: Holdout, split: Split, allow_repeats: bool) -> 
     allowed, excluded = target_ranks(ranker, queries, users.targets, seen)
     ranks = allowed if allow_repeats else excluded
     _, items_UK = top_k(ranker, queries, LIST_LENGTH, exclude=None if allow_repeats else seen)
-    shown, known = items_UK.numpy(), int(ranker.known_N1.sum())
+    shown, known = items_UK.numpy(), int(ranker.scorable_N1.sum())
     lists = {"coverage@10": coverage(shown, known), "gini@10": gini(shown, known)}
     return Judgement(per_user_metrics(ranks), user_slices(users, split.train), lists)
 

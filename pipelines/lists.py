@@ -17,6 +17,7 @@ from models.seen import SeenItems
 from models.sequences import SequenceStore
 from models.top_k import top_k
 from pipelines.reasons import carriers, fallback_sentence, sentence
+from pipelines.shared_traits import SharedTraits
 from pipelines.tables import RECOMMENDATIONS
 
 RANKER, POPULARITY = "ranker", "popularity"
@@ -34,6 +35,7 @@ class Shelf:
         popular: allowed items, most popular first.
         popularity: float [len(popular)], share of recent events, falling.
         fallback_days: the days that popularity was counted over.
+        traits: what items have in common.
     """
 
     item_ids: list[str]
@@ -42,6 +44,7 @@ class Shelf:
     popular: Ints
     popularity: npt.NDArray[np.float64]
     fallback_days: int
+    traits: SharedTraits = SharedTraits({})
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def make_lists(
 ) -> pa.Table:
     """Recommend to each user: the ranker's items first, popular ones where it has too few.
 
-    A user whose history holds nothing that the ranker knows gets popular items only.
+    A user whose history holds nothing that the ranker can read gets popular items only.
 
     Args:
         ranker: the champion; None lists popular items only.
@@ -118,7 +121,7 @@ def _rank(
     rows, places = store.flat_events()
     ids = store.items[places]
     inside = ids <= ranker.num_items
-    known = inside & ranker.known_N1.numpy()[np.where(inside, ids, 0)]
+    known = inside & ranker.scorable_N1.numpy()[np.where(inside, ids, 0)]
     usable = np.bincount(rows[known], minlength=len(store)) > 0
     return _Ranked(scores.numpy(), items.numpy(), carried.numpy(), usable)
 
@@ -171,8 +174,10 @@ class _Rows:
         weights_KL = ranked.carried_RKL[row, : len(items), width - length :]
         for rank, places in enumerate(carriers(weights_KL, history, items), start=1):
             named = [(shelf.titles[history[place]], actions[place]) for place in places]
+            item = int(items[rank - 1])
+            shared = shelf.traits.between(int(history[places[0]]), item)
             score = float(ranked.scores_RK[row, rank - 1])
-            self._add(user, rank, int(items[rank - 1]), score, sentence(named), RANKER)
+            self._add(user, rank, item, score, sentence(named, shared), RANKER)
         taken: list[int] = items.tolist()
         return taken
 

@@ -16,6 +16,7 @@ from pipelines.histories import read_histories, split_histories
 from pipelines.io.tracking import CHALLENGER, CHAMPION, MODEL, Registry
 from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
 from pipelines.step import Context, Result
+from pipelines.text_vectors import meet_newcomers
 
 log = structlog.get_logger()
 
@@ -73,6 +74,7 @@ def _judge_version(
     ranker, card = registry.load(version)
     name = f"{MODEL} version {version}"
     require_same_index(context.lake, ranker.num_items, card.index_fingerprint, name)
+    meet_newcomers(context.lake, context.ds, ranker, name)
     return _judge(context, ranker, split_of(card.actions))
 
 

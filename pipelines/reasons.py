@@ -3,12 +3,13 @@
 Shape legend: K list length, L history positions.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipelines.shared_traits import plain
 
 NAMED = 2
 TITLE_LENGTH = 80
@@ -33,11 +34,19 @@ VERBS = {
 FALLBACK = "Popular with other customers in the last {days} days."
 
 
-def sentence(history: Sequence[tuple[str, str]]) -> str:
-    """Name up to two (title, action) pairs, the one that carried most first."""
+def sentence(history: Sequence[tuple[str, str]], shared: str | None = None) -> str:
+    """Name up to two (title, action) pairs, the one that carried most first.
+
+    Args:
+        history: what carried the score.
+        shared: what the first has in common with the listed item, in a few words.
+    """
     named: dict[str, list[str]] = {}
     for title, action in history:
-        named.setdefault(VERBS.get(action.lower(), "chose {}"), []).append(f"'{_clean(title)}'")
+        shown = f"'{plain(title, TITLE_LENGTH)}'"
+        if shared is not None and not named:
+            shown += f" ({shared})"
+        named.setdefault(VERBS.get(action.lower(), "chose {}"), []).append(shown)
     parts = [verb.format(" and ".join(titles)) for verb, titles in named.items()]
     return f"Because you {' and '.join(parts)}."
 
@@ -76,8 +85,3 @@ def carriers(
                 chosen.append(int(place))
         found.append(chosen or [int(real[-1])])
     return found
-
-
-def _clean(title: str) -> str:
-    flat = re.sub(r"\s+", " ", title).strip()
-    return flat if len(flat) <= TITLE_LENGTH else flat[: TITLE_LENGTH - 3].rstrip() + "..."

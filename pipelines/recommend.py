@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from models.base import Ranker
+from models.text_vectors import TextVectors
 from pipelines.audit import SUBJECT, ListStatistics, band_checks, row_checks
 from pipelines.catalogue_index import require_same_index
 from pipelines.errors import GateRefused, InputError
@@ -20,6 +21,7 @@ from pipelines.lists import POPULARITY, ListRules
 from pipelines.monitoring import FAILED, Check, publish_checks
 from pipelines.shelf import build_shelf
 from pipelines.step import Context, Result
+from pipelines.text_vectors import newcomers
 from pipelines.users import Audience, find_audience
 
 log = structlog.get_logger()
@@ -29,12 +31,17 @@ AUDITED = ["user_id", "rank", "item_id", "score", "source"]
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that scores tonight, resolved once; without one, popularity stands in."""
+    """The version that scores tonight, resolved once; without one, popularity stands in.
+
+    Attributes:
+        newcomers: text vectors of the items that the version scores by their text alone.
+    """
 
     ranker: Ranker | None
     actions: tuple[str, ...]
     name: str
     version: str
+    newcomers: TextVectors | None = None
 
 
 def run(context: Context, top_k: int | None = None) -> Result:
@@ -45,7 +52,8 @@ def run(context: Context, top_k: int | None = None) -> Result:
         top_k: list length; default `recommend.top_k`.
 
     Raises:
-        InputError: no sequences, or the champion was trained on another item index.
+        InputError: no sequences, or the champion was trained on another item index or
+            with another text encoder.
         GateRefused: a check failed; yesterday's lists stay.
     """
     settings = context.settings.recommend
@@ -67,9 +75,12 @@ def run(context: Context, top_k: int | None = None) -> Result:
         "items_allowed": int(shelf.allowed.sum()),
         "top_k": rules.top_k,
     }
+    if champion.newcomers is not None:
+        about["items_by_text"] = len(champion.newcomers.ids_X)
     log.info("scoring", **about)
     outfit = outfit_for(
         champion.ranker,
+        champion.newcomers,
         champion.actions,
         shelf,
         rules,
@@ -111,7 +122,8 @@ def resolve_champion(context: Context) -> Champion:
     ranker, card = registry.load(version)
     name = f"{MODEL} version {version}"
     require_same_index(context.lake, ranker.num_items, card.index_fingerprint, name)
-    return Champion(ranker, card.actions, card.ranker_name, version)
+    fresh = newcomers(context.lake, context.ds, ranker, name)
+    return Champion(ranker, card.actions, card.ranker_name, version, fresh)
 
 
 def _allowed_file(path: str | None) -> set[str] | None:

@@ -11,6 +11,7 @@ from pipelines.catalogue import items_as_of
 from pipelines.errors import InputError
 from pipelines.lists import Shelf
 from pipelines.popularity import recent_counts
+from pipelines.shared_traits import SharedTraits, read_traits
 from pipelines.step import Context
 
 log = structlog.get_logger()
@@ -27,7 +28,7 @@ def build_shelf(context: Context, surface: Set[str] | None) -> Shelf:
     """
     index = context.lake.read("item_index", columns=["item_id", "item_idx"]).sort_by("item_idx")
     ids: list[str] = ["", *index["item_id"].to_pylist()]
-    titles, allowed = _catalogue(context, ids)
+    titles, allowed, traits = _catalogue(context, ids)
     if surface is not None:
         unknown = len(surface - set(ids))
         if unknown:
@@ -46,18 +47,19 @@ def build_shelf(context: Context, surface: Set[str] | None) -> Shelf:
     order = np.lexsort((names.astype(str), -counts[shown]))
     popular = shown[order]
     share = counts[popular] / max(counts.sum(), 1)
-    return Shelf(ids, titles, allowed, popular, share, context.settings.recommend.fallback_days)
+    days = context.settings.recommend.fallback_days
+    return Shelf(ids, titles, allowed, popular, share, days, traits)
 
 
 def _catalogue(
     context: Context, ids: list[str]
-) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """Titles and availability of each index, from the catalogue as of the night."""
-    columns = ["item_id", "title", "available"]
+) -> tuple[list[str], np.ndarray[tuple[int], np.dtype[np.bool_]], SharedTraits]:
+    """Titles, availability and traits of each index, from the catalogue as of the night."""
+    columns = ["item_id", "title", "available", "content_hash"]
     snapshot = context.settings.items.snapshot
     items = items_as_of(context.lake, context.ds, columns, snapshot)
     if not items.num_rows:
-        return list(ids), np.ones(len(ids), np.bool_)
+        return list(ids), np.ones(len(ids), np.bool_), SharedTraits({})
     place = pc.index_in(pa.array(ids, pa.string()), value_set=items["item_id"])
     titles = items["title"].take(place).to_pylist()
     available = pc.fill_null(items["available"].take(place), False)
@@ -65,4 +67,10 @@ def _catalogue(
     if unlisted:
         log.warning("indexed items that the catalogue lacks are not recommended", count=unlisted)
     named = [title or item for title, item in zip(titles, ids, strict=True)]
-    return named, np.array(available.to_numpy(zero_copy_only=False), dtype=np.bool_)
+    traits = read_traits(
+        context.lake,
+        context.ds,
+        {item: number for number, item in enumerate(ids) if number},
+        dict(zip(items["item_id"].to_pylist(), items["content_hash"].to_pylist(), strict=True)),
+    )
+    return named, np.array(available.to_numpy(zero_copy_only=False), dtype=np.bool_), traits

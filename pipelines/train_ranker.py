@@ -13,7 +13,7 @@ from models.base import Ranker
 from models.batch import steps_per_epoch
 from models.evaluation import Split
 from models.fitting import EpochResult
-from models.registry import build, to_spec
+from models.registry import build, configure, to_spec
 from pipelines.catalogue_index import fingerprint
 from pipelines.errors import InputError
 from pipelines.histories import action_names, read_histories, split_histories, time_cuts
@@ -25,6 +25,8 @@ from pipelines.judgement import Judgement, deciding_users, judge, publish_metric
 from pipelines.recipes import Recipe, recipe_named
 from pipelines.settings import RaySettings
 from pipelines.step import Context, Result
+from pipelines.text_vectors import TABLE as VECTORS
+from pipelines.text_vectors import teach_text
 
 log = structlog.get_logger()
 
@@ -61,7 +63,7 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
     log.info("training", **about)
     if context.dry_run:
         return about
-    digest = _digest(context, recipe, cuts)
+    digest = _digest(context, recipe, cuts, ranker)
     registry = Registry(settings)
     known = registry.with_tag("digest", digest)
     if known is not None:
@@ -72,7 +74,7 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
         ranker.eval(), deciding_users(context, split), split, settings.recommend.allow_repeats
     )
     card = _card(context, recipe, ranker, cuts, actions, trained, judgement)
-    version = registry.register(card, dict(ranker.state_dict()), {"digest": digest})
+    version = registry.register(card, dict(ranker.state_dict()), _tags(ranker, digest))
     publish_metrics(context, {version: judgement})
     forget(_run_name(context, recipe, digest), settings)
     headline = judgement.interval("ndcg@10", "all")
@@ -96,10 +98,11 @@ def _new_ranker(context: Context, recipe: Recipe, split: Split) -> Ranker:
         ranker.fit_statistics(split.train)
     except ValueError as error:
         raise InputError(f"sequences of {context.ds}: {error}") from error
+    teach_text(context.lake, context.ds, ranker)
     return ranker
 
 
-def _digest(context: Context, recipe: Recipe, cuts: tuple[int, int]) -> str:
+def _digest(context: Context, recipe: Recipe, cuts: tuple[int, int], ranker: Ranker) -> str:
     """Name what decides the weights: code, inputs, recipe, cuts and the index."""
     parts = {
         "code": context.run.code_version,
@@ -109,10 +112,24 @@ def _digest(context: Context, recipe: Recipe, cuts: tuple[int, int]) -> str:
         "index": fingerprint(context.lake, None),
         "workers": _layout(context.settings.ray),
     }
+    if ranker.takes_text:
+        used = context.run.inputs
+        parts["vectors"] = {key: used[key] for key in used if key.startswith(f"{VECTORS}/")}
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+def _tags(ranker: Ranker, digest: str) -> dict[str, str]:
+    encoder = ranker.text_encoder
+    return {"digest": digest} | ({} if encoder is None else {"text_encoder": encoder})
+
+
 def _require_parts(recipe: Recipe, ray: RaySettings) -> None:
+    text = configure(recipe.ranker, **recipe.ranker_settings).model_dump().get("text_vectors")
+    if text is not None and ray.num_workers > 1 and ray.shard_items:
+        raise InputError(
+            "text_vectors needs the whole item table in each worker: set "
+            "RECKONER_RAY__SHARD_ITEMS=false, or text_vectors=off"
+        )
     if recipe.fit.table_optimiser == "rows" and ray.num_workers > 1 and not ray.shard_items:
         raise InputError(
             f"table_optimiser=rows cannot train on {ray.num_workers} workers that each hold the "

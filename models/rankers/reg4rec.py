@@ -73,6 +73,7 @@ class REG4Rec(SequentialRanker):
     method = "parallel unordered codes, the most certain first, inconsistent ones held down"
     source = "REG4Rec 2025 (arXiv 2508.15308)"
     refining = ("rl",)
+    scores_by_vector = False
     config_type = REG4RecConfig
     config: REG4RecConfig
 

@@ -85,6 +85,7 @@ class StreamRec(SequentialRanker):
     method = "slow thoughts from a codebook, then semantic ids, scored exactly; four stages"
     source = "STREAM-Rec 2025 (arXiv 2504.09627)"
     refining = ("thoughts", "rl")
+    scores_by_vector = False
     config_type = StreamRecConfig
     config: StreamRecConfig
 

@@ -26,6 +26,11 @@ def benchmark(
         list[str] | None,
         typer.Option("--set", help="key=value of the ranker or the training recipe; repeatable."),
     ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(help="Parquet file of texts by item_id to add to those of items.parquet."),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of --texts.")] = "text",
     validation_only: Annotated[
         bool, typer.Option(help="Report validation alone, to tune by; test is not looked at.")
     ] = False,
@@ -37,9 +42,14 @@ def benchmark(
     """Fit one ranker on a dataset and measure it over the full catalogue.
 
     Example: reckoner benchmark --dataset data/beauty --ranker sasrec --set dim=64 --out sasrec.json
+
+    --set text_vectors=on fuses vectors of the items' texts, made by the encoder of
+    RECKONER_VECTORS__ENCODER and kept under .reckoner/bench/vectors; items newer than the training
+    are then scored by their text.
     """
     from pipelines.benchmark import run, validate
     from pipelines.benchmark_request import Order
+    from pipelines.settings import load_settings
 
     order = Order(
         dataset,
@@ -51,6 +61,8 @@ def benchmark(
         key_values(settings),
         out,
         first_seed,
+        load_settings().vectors,
+        None if texts is None else (texts, text_column),
     )
     if validation_only:
         answer(validate(order), as_json)

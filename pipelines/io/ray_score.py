@@ -19,6 +19,7 @@ import structlog
 from models.base import Ranker
 from models.registry import from_spec, to_spec
 from models.sequences import SequenceStore
+from models.text_vectors import TextVectors
 from pipelines.histories import COLUMNS, Shard, piece_of
 from pipelines.io.cluster import ray_cluster
 from pipelines.io.lake import Lake
@@ -49,11 +50,13 @@ class Outfit:
     Attributes:
         spec: how to build the champion, None without one.
         state: its weights.
+        newcomers: text vectors of items newer than the champion, where it takes them.
         bought: older items per user that the histories no longer hold.
     """
 
     spec: dict[str, Any] | None
     state: Mapping[str, Any]
+    newcomers: TextVectors | None
     actions: tuple[str, ...]
     shelf: Shelf
     rules: ListRules
@@ -66,6 +69,7 @@ class Outfit:
 
 def outfit_for(
     ranker: Ranker | None,
+    newcomers: TextVectors | None,
     actions: tuple[str, ...],
     shelf: Shelf,
     rules: ListRules,
@@ -78,7 +82,9 @@ def outfit_for(
     spec = None if ranker is None else to_spec(ranker)
     state = {} if ranker is None else dict(ranker.state_dict())
     storage = lake.storage_options
-    return Outfit(spec, state, actions, shelf, rules, bought, lake.uri, storage, ds, batch_size)
+    return Outfit(
+        spec, state, newcomers, actions, shelf, rules, bought, lake.uri, storage, ds, batch_size
+    )
 
 
 def score_on_ray(
@@ -119,6 +125,9 @@ class ScoringActor:
             self._ranker = from_spec(self._outfit.spec)
             self._ranker.load_state_dict(dict(self._outfit.state))
             self._ranker.eval()
+            if self._outfit.newcomers is not None:
+                size = len(self._outfit.shelf.item_ids) - 1
+                self._ranker.welcome(self._outfit.newcomers, size)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Score the one task of a batch."""

@@ -8,8 +8,11 @@ from models import registry
 from models.base import Ranker
 from models.batch import SequenceBatch
 from models.sequences import SequenceStore
+from models.text_vectors import TextVectors
 
 NUM_ITEMS = 40
+# Behind a ranker's name: with text vectors.
+TEXT = "+text"
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +32,14 @@ def random_store(
     return SequenceStore.from_lists(items, times, actions, [f"u{i}" for i in range(rows)])
 
 
+def random_text(ids: list[int] | None = None, seed: int = 0, encoder: str = "test") -> TextVectors:
+    """Vectors of these items; of all that `random_store` holds where None."""
+    rng = np.random.default_rng(seed)
+    everything = rng.normal(size=(2 * NUM_ITEMS, 24)).astype(np.float32)
+    chosen = np.array(range(1, NUM_ITEMS - 2) if ids is None else ids, np.int64)
+    return TextVectors(encoder, chosen, everything[chosen])
+
+
 def small_ranker(
     name: str,
     store: SequenceStore,
@@ -38,14 +49,20 @@ def small_ranker(
 ) -> Ranker:
     """Build a ranker small enough for tests, statistics fitted, weights moved off their start.
 
-    It stands in its last training stage, or in stage `upto`.
+    It stands in its last training stage, or in stage `upto`. A name that ends in `TEXT` gets text
+    vectors of the store's items.
     """
-    fields = registry.config_class(name).model_fields
-    small = {"dim": 16, "max_length": 12, "num_heads": 2, "dropout": 0.2}
+    plain = name.removesuffix(TEXT)
+    fields = registry.config_class(plain).model_fields
+    small: dict[str, object] = {"dim": 16, "max_length": 12, "num_heads": 2, "dropout": 0.2}
+    if plain != name:
+        small["text_vectors"] = {"components": 8, "hidden": 8}
     settings = {key: value for key, value in small.items() if key in fields} | overrides
     torch.manual_seed(seed)
-    ranker = registry.build(name, NUM_ITEMS, **settings)
+    ranker = registry.build(plain, NUM_ITEMS, **settings)
     ranker.fit_statistics(store)
+    if ranker.takes_text:
+        ranker.learn_text(random_text())
     _move(ranker)
     for stage in ranker.stages[1:]:
         if upto == ranker.stages[0]:

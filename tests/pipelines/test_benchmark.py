@@ -11,8 +11,11 @@ import pytest
 
 from pipelines import benchmark_request
 from pipelines.benchmark_report import debiased
+from pipelines.benchmark_text import text_vectors
 from pipelines.cli.main import main
+from pipelines.errors import InputError
 from pipelines.io.dataset import read_dataset
+from pipelines.settings import VectorSettings
 from tests.pipelines.walks import events, write_walks
 
 METRICS = {"ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr@10", "coverage@10", "gini@10"}
@@ -129,7 +132,7 @@ def test_the_model_never_hears_of_later_items(shop: Path) -> None:
     assert data.items.tolist()[-1] == "new"
     from models.evaluation import temporal_split
 
-    split = benchmark_request.trained_items_first(temporal_split(data.store))
+    split, _ = benchmark_request.trained_items_first(temporal_split(data.store))
     _, places = split.train.flat_events()
     trained = np.unique(split.train.items[places])
     assert trained.tolist() == list(range(1, len(trained) + 1))
@@ -269,3 +272,58 @@ def test_a_log_that_a_ranker_cannot_learn_from_is_named(
     words = ("--dataset", str(shop), "--ranker", "onepiece", "--out", str(shop / "out.json"))
     assert call(*words) == 2
     assert "reasoning_steps = 2 needs as many actions" in capsys.readouterr().err
+
+
+def write_kinds(folder: Path) -> None:
+    """Users who stay with one of three kinds of thing; every kind gets a new item at the end."""
+    rng = np.random.default_rng(0)
+    kinds = ("kettle", "tent", "novel")
+    rows = []
+    for user in range(90):
+        kind = kinds[user % 3]
+        steps = [f"{kind}-{number}" for number in rng.permutation(8)[:6]]
+        start = int(rng.integers(80))
+        rows += [(f"u{user:02d}", item, start + step) for step, item in enumerate(steps)]
+        rows.append((f"u{user:02d}", f"new-{kind}", 100))
+    pq.write_table(events(rows), folder / "events.parquet")
+    ids = sorted({item for _, item, _ in rows})
+    titles = [f"{item.removeprefix('new-').split('-')[0]} of steel" for item in ids]
+    pq.write_table(pa.table({"item_id": ids, "title": titles}), folder / "items.parquet")
+
+
+def test_cold_targets_are_scored_by_their_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_kinds(tmp_path)
+    small = [f"--set={pair}" for pair in ("dim=16", "max_epochs=25", "lr=0.01", "text_vectors=on")]
+    result = measure(tmp_path, "sasrec", *small)
+    cold = result["slices"]["cold"]
+    assert cold["num_users"] == 90
+    assert cold["recall@10"] > 0.9
+    assert result["config"]["text_vectors"]["encoder"] == "hashed-1-256"
+    kept = list((tmp_path / ".reckoner/bench/vectors").iterdir())
+    assert len(kept) == 1
+    before = kept[0].stat().st_mtime_ns
+    judged = measure(tmp_path, "sasrec", *small, "--validation-only")
+    assert set(judged["validation_slices"]) == SLICES
+    assert kept[0].stat().st_mtime_ns == before, "texts are encoded once"
+    assert measure(tmp_path, "sasrec", "--cpu-seconds", "1")["slices"]["cold"]["recall@10"] == 0
+
+
+def test_further_texts_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_kinds(tmp_path)
+    told = pa.table({"item_id": ["new-tent", "tent-1"], "summary": ["for camping", None]})
+    pq.write_table(told, tmp_path / "told.parquet")
+    own = text_vectors(tmp_path, ["new-tent", "tent-1"], VectorSettings())
+    more = text_vectors(
+        tmp_path, ["new-tent", "tent-1"], VectorSettings(), (tmp_path / "told.parquet", "summary")
+    )
+    assert not np.array_equal(own.vectors_XV[0], more.vectors_XV[0])
+    assert np.array_equal(own.vectors_XV[1], more.vectors_XV[1])
+    with pytest.raises(InputError, match="has no column text; it has item_id, summary"):
+        text_vectors(tmp_path, ["new-tent"], VectorSettings(), (tmp_path / "told.parquet", "text"))
+    (tmp_path / "items.parquet").unlink()
+    with pytest.raises(InputError, match=r"items.parquet does not exist"):
+        text_vectors(tmp_path, ["new-tent"], VectorSettings())

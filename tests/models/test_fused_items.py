@@ -1,0 +1,261 @@
+"""Text beside id vectors: who stands on what, what is learnt, and items newer than the weights."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import registry
+from models.batch import collate
+from models.encoding import encode_rows
+from models.evaluation import leave_one_out_split
+from models.fitting import FitConfig, Fitter
+from models.fused_items import FusedItems
+from models.item_table import tables_over
+from models.neural import NeuralRanker
+from models.sequences import SequenceStore
+from models.text_vectors import TextSettings, TextVectors
+from models.top_k import top_k
+from models.workers import Workers
+from tests.models.conftest import NUM_ITEMS, TEXT, random_store, random_text, small_ranker
+
+VECTOR_RANKERS = [
+    name
+    for name in registry.names()
+    if issubclass(kind := registry.ranker_class(name), NeuralRanker) and kind.scores_by_vector
+]
+CODE_RANKERS = ["reg4rec", "stream-rec"]
+NEWER = NUM_ITEMS + 5
+
+
+def fused(ranker: object) -> FusedItems:
+    assert isinstance(ranker, NeuralRanker)
+    assert isinstance(ranker.items, FusedItems)
+    return ranker.items
+
+
+def newcomers() -> TextVectors:
+    """Of an item in the index that training never saw, and of one beyond the index."""
+    return random_text([NUM_ITEMS - 1, NEWER])
+
+
+def clusters(seed: int = 0) -> tuple[SequenceStore, TextVectors]:
+    """Users who stay with one of four kinds of item, and texts that tell the kind.
+
+    Items 1 to 36 are in training; 37 to 40 are newer, one of each kind.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [
+        (4 * rng.integers(0, 9, size=8) + kind + 1).tolist() for kind in range(4) for _ in "x" * 60
+    ]
+    ids = np.arange(1, 41)
+    kinds = np.eye(4)[(ids - 1) % 4]
+    vectors = np.concatenate([kinds, 0.1 * rng.normal(size=(40, 8))], axis=1)
+    return SequenceStore.from_lists(rows), TextVectors("kinds", ids, vectors.astype(np.float32))
+
+
+def test_without_text_vectors_nothing_has_changed(store: SequenceStore) -> None:
+    ranker = registry.build("sasrec", NUM_ITEMS)
+    assert not ranker.takes_text
+    assert not any("text" in name for name in ranker.state_dict())
+    for act in (ranker.learn_text, ranker.require_encoder):
+        with pytest.raises(ValueError, match="set text_vectors=on"):
+            act(random_text())
+    with pytest.raises(ValueError, match="takes no text vectors"):
+        registry.build("popularity", NUM_ITEMS).learn_text(random_text())
+
+
+def test_an_item_is_its_gated_id_and_its_text(store: SequenceStore) -> None:
+    """Known items have both, items without a text their id alone, new items their text alone."""
+    ranker = small_ranker("sasrec" + TEXT, store)
+    ranker.welcome(newcomers(), NEWER)
+    items = fused(ranker)
+    with torch.no_grad():
+        text = items.adaptor(items.text_N1C.float())
+        gate = torch.sigmoid(items.gate_D + items.gate_by_frequency_D * items.frequency_N1[:, None])
+        vectors = items(torch.arange(NEWER + 1))
+    torch.testing.assert_close(vectors[7], text[7] + gate[7] * items.weight[7])
+    torch.testing.assert_close(vectors[NEWER], text[NEWER])
+    torch.testing.assert_close(vectors[NUM_ITEMS - 1], text[NUM_ITEMS - 1])
+    assert torch.equal(vectors[NUM_ITEMS], items.weight[NUM_ITEMS])
+    assert torch.equal(vectors[0], items.weight[0])
+
+
+def test_rare_items_lean_on_their_text(store: SequenceStore) -> None:
+    rows = [[1, 2]] * 30 + [[3, 2]]
+    settings = TextSettings(components=4)
+    items = FusedItems(5, 8, settings)
+    counts = np.bincount(np.array(rows).ravel(), minlength=6)
+    items.count(counts)
+    gate = torch.sigmoid(items.gate_D + items.gate_by_frequency_D * items.frequency_N1[:, None])
+    assert (gate[3] < gate[1]).all()
+
+
+@pytest.mark.parametrize("name", VECTOR_RANKERS)
+def test_a_new_item_is_listed_by_its_text_and_read_in_histories(name: str) -> None:
+    store = random_store()
+    ranker = small_ranker(name + TEXT, store)
+    history = SequenceStore.from_lists([[3, 5], [3, 5, NEWER]])
+    before = encode_rows(ranker, history)
+    assert torch.equal(before[0], before[1]), "an item without a text is skipped"
+    old = ranker.scores(before, 1, NUM_ITEMS + 1)
+    ranker.welcome(newcomers(), NEWER)
+    queries = encode_rows(ranker, history)
+    assert torch.equal(queries[0], before[0]), "known items stand where they stood"
+    assert not torch.equal(queries[0], queries[1])
+    scores = ranker.scores(queries, 1, NEWER + 1)
+    known = ranker.known_N1[1 : NUM_ITEMS + 1]
+    torch.testing.assert_close(scores[:1, :NUM_ITEMS][:, known], old[:1][:, known])
+    new = [NUM_ITEMS - 1, NEWER]
+    assert torch.isfinite(scores[:, [item - 1 for item in new]]).all()
+    assert (scores[:, NUM_ITEMS - 1] == -torch.inf).all()
+    assert not ranker.known_N1[new].any()
+    only = torch.zeros(NEWER + 1, dtype=torch.bool)
+    only[new] = True
+    _, listed = top_k(ranker, queries, 3, allowed_N1=only)
+    assert {int(item) for item in listed[0]} == {0, *new}
+    carried = ranker.contributions(collate(history, np.array([1]), 4), torch.tensor([[NEWER]]))
+    assert carried[0, 0, -1] != 0
+
+
+@pytest.mark.parametrize("name", CODE_RANKERS)
+def test_rankers_of_codes_learn_from_text_but_leave_new_items_out(name: str) -> None:
+    store = random_store()
+    ranker = small_ranker(name + TEXT, store)
+    queries = encode_rows(ranker, store)
+    before = ranker.scores(queries, 1, NUM_ITEMS + 1)
+    ranker.welcome(newcomers(), NEWER)
+    assert torch.equal(ranker.scores(queries, 1, NUM_ITEMS + 1), before)
+    assert (before[:, NUM_ITEMS - 2] == -torch.inf).all()
+
+
+def test_new_items_do_not_depend_on_what_came_with_them(store: SequenceStore) -> None:
+    """One night's newcomers alone, or among those of a week."""
+    first, second = (small_ranker("sasrec" + TEXT, store) for _ in range(2))
+    first.welcome(random_text([NEWER]), NEWER)
+    second.welcome(random_text([NUM_ITEMS + 1, NEWER, 2 * NUM_ITEMS - 1]), 2 * NUM_ITEMS - 1)
+    lists = [first.item_vectors(NEWER, NEWER + 1), second.item_vectors(NEWER, NEWER + 1)]
+    torch.testing.assert_close(*lists, rtol=0, atol=1e-7)
+
+
+def test_the_text_of_an_item_in_training_stays_what_it_was(store: SequenceStore) -> None:
+    ranker = small_ranker("sasrec" + TEXT, store)
+    before = ranker.item_vectors(0, NUM_ITEMS + 1).clone()
+    ranker.welcome(random_text(seed=9), NUM_ITEMS)
+    assert torch.equal(ranker.item_vectors(0, NUM_ITEMS + 1), before)
+
+
+def test_vectors_of_another_encoder_are_refused(store: SequenceStore) -> None:
+    ranker = small_ranker("sasrec" + TEXT, store)
+    assert ranker.text_encoder == "test"
+    with pytest.raises(ValueError, match=r"of encoder 'test', and these are of 'other'"):
+        ranker.welcome(random_text([NEWER], encoder="other"), NEWER)
+    wide = TextVectors("test", np.array([NEWER]), np.ones((1, 99), np.float32))
+    with pytest.raises(ValueError, match="have 99 numbers, those in training had 24"):
+        ranker.require_encoder(wide)
+    other = registry.build("sasrec", NUM_ITEMS, text_vectors="on")
+    other.fit_statistics(store)
+    with pytest.raises(ValueError, match="none of the items in training has a text vector"):
+        other.learn_text(random_text([NUM_ITEMS]))
+
+
+def test_items_that_training_never_saw_take_no_part_in_it(store: SequenceStore) -> None:
+    """Their texts, known before training or not, change no loss and no gradient."""
+    gradients = []
+    for ids in (None, [*range(1, NUM_ITEMS - 2), NUM_ITEMS - 1]):
+        torch.manual_seed(0)
+        ranker = registry.build("sasrec", NUM_ITEMS, dim=16, text_vectors={"components": 8})
+        ranker.fit_statistics(store)
+        ranker.learn_text(random_text(ids))
+        torch.manual_seed(1)
+        batch = collate(store, np.arange(9), 12, with_targets=True)
+        sum(ranker.train().losses(batch).values()).backward()
+        gradients.append([p.grad for p in ranker.parameters()])
+    for mine, theirs in zip(*gradients, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipe"),
+    [
+        ({"loss": "ce"}, {}),
+        ({"loss": "sampled", "negatives": 20}, {"table_optimiser": "rows"}),
+        ({"loss": "gbce", "negatives": 20}, {"max_epochs": 40}),
+        ({"loss": "ce", "scoring": "cosine", "temperature": 0.1}, {}),
+    ],
+)
+def test_a_new_item_finds_its_kind(settings: dict[str, object], recipe: dict[str, Any]) -> None:
+    """The text part learns to stand alone: of four new items everybody gets their own kind's."""
+    store, vectors = clusters()
+    torch.manual_seed(0)
+    common = {"dim": 16, "max_length": 8, "dropout": 0.1}
+    ranker = registry.build(
+        "sasrec", 40, **common, **settings, text_vectors={"components": 4, "id_dropout": 0.5}
+    )
+    ranker.fit_statistics(store)
+    ranker.learn_text(vectors)
+    fit = {"batch_size": 32, "max_epochs": 15, "lr": 5e-3} | recipe
+    Fitter(ranker, store, FitConfig(**fit)).fit()
+    scores = ranker.eval().scores(encode_rows(ranker, store), 37, 41)
+    own = torch.from_numpy((store.items[store.starts] - 1) % 4)
+    assert (scores.argmax(dim=1) == own).float().mean() > 0.95
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit() -> None:
+    split = leave_one_out_split(random_store())
+    recipe = FitConfig(batch_size=16, max_epochs=2)
+
+    def fitter() -> Fitter:
+        torch.manual_seed(0)
+        ranker = registry.build("sasrec", NUM_ITEMS, dim=16, text_vectors={"components": 8})
+        ranker.fit_statistics(split.train)
+        ranker.learn_text(random_text())
+        return Fitter(ranker, split.train, recipe, split.validation)
+
+    straight = fitter()
+    straight.fit()
+    first = fitter()
+    first.run_epoch()
+    state = first.state_dict()
+    second = fitter()
+    second.load_state_dict(state)
+    second.fit()
+    for name, value in straight.ranker.state_dict().items():
+        assert torch.equal(value, second.ranker.state_dict()[name]), name
+
+
+def test_a_table_in_parts_is_refused() -> None:
+    workers = Workers()
+    workers.world = 2
+    with (
+        pytest.raises(ValueError, match=r"switch ray\.shard_items or text_vectors off"),
+        tables_over(workers),
+    ):
+        registry.build("sasrec", NUM_ITEMS, text_vectors="on")
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "message"),
+    [
+        ([1, 2], np.zeros((1, 3)), "2 items have the shape"),
+        ([0], np.zeros((1, 3)), "start at 1, found 0"),
+        ([4, 4], np.zeros((2, 3)), "an item has two"),
+        ([4, 5], np.array([[0.0], [np.nan]]), "item 5 is not finite"),
+    ],
+)
+def test_bad_vectors_are_named(ids: list[int], vectors: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TextVectors("test", np.array(ids), vectors.astype(np.float32))
+
+
+def test_settings_in_words() -> None:
+    def chosen(value: object) -> object:
+        return registry.configure("sasrec", text_vectors=value).model_dump()["text_vectors"]
+
+    assert chosen("off") is chosen(None) is chosen(False) is None
+    assert chosen("on") == chosen(True) == TextSettings().model_dump()
+    assert chosen("minilm") == TextSettings(encoder="minilm").model_dump()
+    assert chosen('{"id_dropout": 0.1}') == TextSettings(id_dropout=0.1).model_dump()
+    with pytest.raises(ValueError, match="id_dropuot"):
+        chosen({"id_dropuot": 0.1})
