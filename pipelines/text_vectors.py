@@ -55,7 +55,7 @@ def teach_text(lake: Lake, ds: str, ranker: Ranker) -> None:
     if vectors is None:
         raise InputError(
             f"text_vectors is on and table {TABLE} has no partition up to {ds}: run reckoner "
-            f"build-item-vectors --partition {ds}, or train with text_vectors=off"
+            f"build-item-knowledge --partition {ds}, or train with text_vectors=off"
         )
     try:
         ranker.learn_text(vectors)

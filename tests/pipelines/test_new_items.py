@@ -20,6 +20,7 @@ KINDS = ("kettle", "tent", "novel", "guitar")
 EACH, USERS, LENGTH = 10, 120, 12
 TRAIN = ["--recipe", "smoke", "--set", "text_vectors=on", "--set", "max_epochs=12"]
 NEW = "new-kettle"
+VECTORS = ("build-item-knowledge", "--part", "vectors")
 
 
 def item_name(number: int) -> str:
@@ -87,7 +88,7 @@ def shop(
     lake.publish("items", FIRST, catalogue(ids))
     for ds in (FIRST, NEXT):
         lake.publish("sequences", ds, histories())
-    assert command("build-item-vectors", "--partition", FIRST) == 0, command.errors
+    assert command(*VECTORS, "--partition", FIRST) == 0, command.errors
     assert command("train-ranker", "--partition", FIRST, *TRAIN) == 0, command.errors
     Registry(load_settings(command.lake)).promote("1")
     lake.refresh()
@@ -104,7 +105,7 @@ def lists(command: Command, ds: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_a_new_item_is_recommended_the_night_it_appears(shop: Command) -> None:
-    assert shop("build-item-vectors", "--partition", NEXT) == 0, shop.errors
+    assert shop(*VECTORS, "--partition", NEXT) == 0, shop.errors
     result = shop.json("recommend", "--partition", NEXT)
     assert result["published"] is True
     assert result["items_by_text"] == 1
@@ -144,7 +145,7 @@ def test_versions_name_their_encoder_and_the_vectors_read(shop: Command) -> None
 
 def test_vectors_of_another_encoder_are_refused(shop: Command, monkeypatch: Any) -> None:
     monkeypatch.setenv("RECKONER_VECTORS__HASHED_WIDTH", "64")
-    assert shop("build-item-vectors", "--partition", NEXT) == 0, shop.errors
+    assert shop(*VECTORS, "--partition", NEXT) == 0, shop.errors
     for words in (
         ["recommend", "--partition", NEXT],
         ["evaluate-ranker", "--partition", NEXT, "--model", "reckoner-ranker@1"],
@@ -159,11 +160,11 @@ def test_vectors_of_another_encoder_are_refused(shop: Command, monkeypatch: Any)
 
 def test_training_without_any_vectors_says_what_to_run(tmp_path: Path, trained: Command) -> None:
     assert trained("train-ranker", "--partition", FIRST, *TRAIN) == 2
-    assert "run reckoner build-item-vectors --partition 2026-03-10" in trained.last_line
+    assert "run reckoner build-item-knowledge --partition 2026-03-10" in trained.last_line
 
 
 def test_what_is_new_counts_when_a_version_is_evaluated(shop: Command) -> None:
-    assert shop("build-item-vectors", "--partition", NEXT) == 0, shop.errors
+    assert shop(*VECTORS, "--partition", NEXT) == 0, shop.errors
     words = ["--model", "reckoner-ranker@1"]
     result = shop.json("evaluate-ranker", "--partition", NEXT, *words)
     assert result["metrics"]["all"]["ndcg@10"][0] > 0
