@@ -1,8 +1,8 @@
 """Measure Reckoner and its peers in turn and write `docs/benchmarks.md`'s tables of speed.
 
-`QUICK=1` measures few CPU seconds, one peer in training and one catalogue: under ten minutes once
-the environments stand. `DATASET=DIR` names the log to train on. What is measured is kept under
-`.reckoner/bench` line by line: a run that was stopped goes on where it was.
+`QUICK=1` measures few CPU seconds, one peer in training, no accuracy and one catalogue: under ten
+minutes once the environments stand. `DATASET=DIR` names the log to train on. What is measured is
+kept under `.reckoner/bench` line by line: a run that was stopped goes on where it was.
 """
 
 import json
@@ -15,10 +15,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from infra.bench.contenders import QUICK_TRAINING, SCORING, SCRIPTS, TRAINING, Contender
+from infra.bench.contenders import (
+    ACCURACY,
+    QUICK_TRAINING,
+    SCORING,
+    SCRIPTS,
+    TRAINING,
+    Contender,
+)
 from infra.bench.tables import write_tables
 from models.evaluation import leave_one_out_split
+from models.sequences import SequenceStore
 from pipelines.io.dataset import read_dataset
 
 HOME = Path(".reckoner/bench")
@@ -27,18 +36,33 @@ ROUNDS = 5
 SECONDS = 3.0 if QUICK else 30.0
 TRAINED = tuple(one for one in TRAINING if not QUICK or one.name in QUICK_TRAINING)
 CATALOGUES = (100_000,) if QUICK else (10_000, 100_000, 1_000_000, 10_000_000)
+# CPU seconds of training after which accuracy is taken.
+MARKS = "30,60,120,300"
 LIMIT = 1800
 
 
-def training_rows(dataset: Path) -> Path:
-    """Write the leave-one-out training part of a dataset as (user, item) rows, once."""
-    out = HOME / f"{dataset.name}-train.parquet"
-    if not out.exists():
-        train = leave_one_out_split(read_dataset(dataset).store).train
-        rows, places = train.flat_events()
-        users, items = rows.astype(np.int32), train.items[places].astype(np.int32)
-        pq.write_table(pa.table({"user": users, "item": items}), out)
-    return out
+def log_rows(dataset: Path) -> tuple[Path, Path]:
+    """Write a dataset's leave-one-out parts, once: training and test rows of (user, item).
+
+    A test user's rows are all that is known of it, and last the item that came next.
+    """
+    names = [HOME / f"{dataset.name}-{part}.parquet" for part in ("train", "test")]
+    if not all(name.exists() for name in names):
+        split = leave_one_out_split(read_dataset(dataset).store)
+        users, items = flat(split.train)
+        pq.write_table(pa.table({"user": users, "item": items}), names[0])
+        users, items = flat(split.test.history)
+        users = np.concatenate([users, np.arange(len(split.test), dtype=np.int32)])
+        items = np.concatenate([items, split.test.targets.astype(np.int32)])
+        order = np.argsort(users, kind="stable")
+        pq.write_table(pa.table({"user": users[order], "item": items[order]}), names[1])
+    return names[0], names[1]
+
+
+def flat(store: SequenceStore) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Lay the rows of a store one after the other: their numbers and their items."""
+    rows, places = store.flat_events()
+    return rows.astype(np.int32), store.items[places].astype(np.int32)
 
 
 def measure(contender: Contender, python: str, words: list[str]) -> dict[str, Any]:
@@ -89,9 +113,12 @@ def bench() -> None:
     HOME.mkdir(parents=True, exist_ok=True)
     dataset = Path(os.environ.get("DATASET", HOME / "shop"))
     if (dataset / "events.parquet").exists():
-        rows = str(training_rows(dataset))
-        words = ["--train", rows, "--seconds", str(SECONDS)]
-        take_rounds(f"train-{dataset.name}", TRAINED, words)
+        train, test = log_rows(dataset)
+        words = ["--train", str(train)]
+        take_rounds(f"train-{dataset.name}", TRAINED, [*words, "--seconds", str(SECONDS)])
+        if not QUICK:
+            words += ["--test", str(test), "--marks", MARKS]
+            take_rounds(f"accuracy-{dataset.name}", ACCURACY, words)
     else:
         print(f"{dataset}/events.parquet does not exist: name a folder with DATASET=DIR")
     for items in CATALOGUES:

@@ -68,6 +68,11 @@ TRAINING = (
         ("recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", OLD_ARROW, TORCH),
     ),
 )
+ACCURACY = (
+    Contender("Reckoner sasrec", "reckoner_adapter.py", variant="sasrec"),
+    Contender("Reckoner sasrec, sampled", "reckoner_adapter.py", variant="sasrec:sampled"),
+    TRAINING[4],
+)
 QUICK_TRAINING = ("Reckoner sasrec", "RePlay 0.22.0")
 SCORING = (
     Contender("Reckoner", "reckoner_adapter.py"),

@@ -2,10 +2,15 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BEGIN, END = "<!-- speed: generated -->", "<!-- end of speed -->"
 RESAMPLES = 10_000
@@ -73,6 +78,36 @@ def table(task: str, measured: dict[str, Any]) -> str:
     return "\n".join([title(task), "", *lines, *(["", *notes] if notes else [])])
 
 
+def accuracy_table(task: str, lines: list[dict[str, Any]]) -> str:
+    """Write a task's accuracy at each mark, the mean over its rounds, as a Markdown table."""
+    points = mean_points(lines)
+    marks = [f"{mark:.0f} CPU s" for mark, _ in next(iter(points.values()))]
+    rows = [["NDCG@10, seen excluded", "rounds", *marks], ["---"] * (2 + len(marks))]
+    for name, found in points.items():
+        rounds = sum(line["name"] == name for line in lines)
+        rows.append([name, str(rounds), *(f"{value:.4f}" for _, value in found)])
+    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"**Accuracy on {task.removeprefix('accuracy-')}**\n\n{body}"
+
+
+def mean_points(lines: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Average each contender's (CPU seconds, NDCG@10) over its rounds."""
+    rounds: dict[str, list[list[list[float]]]] = defaultdict(list)
+    for line in lines:
+        rounds[line["name"]].append(line["points"])
+    return {
+        name: [(float(mark), float(value)) for mark, value in np.mean(points, axis=0)]
+        for name, points in rounds.items()
+    }
+
+
+def plot_accuracy(lines: list[dict[str, Any]], out: Path) -> None:
+    """Draw NDCG@10 against the CPU seconds of training."""
+    with drawing(out, xlabel="CPU seconds of training, one thread", ylabel="NDCG@10") as axes:
+        for name, points in mean_points(lines).items():
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+
+
 def title(task: str) -> str:
     """Name a task for a reader."""
     if task.startswith("top-"):
@@ -80,41 +115,58 @@ def title(task: str) -> str:
     return f"**Training on {task.removeprefix('train-')}**"
 
 
-def plot(summary: dict[str, Any], out: Path) -> None:
-    """Draw users per second against the size of the catalogue, both on log scales."""
+@contextmanager
+def drawing(out: Path, **labels: str) -> "Iterator[Axes]":
+    """Give axes to draw on, and save the picture."""
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    sizes = sorted(int(task.removeprefix("top-")) for task in summary if task.startswith("top-"))
-    names = list(dict.fromkeys(n for t in sizes for n in summary[f"top-{t}"]["contenders"]))
     figure, axes = plt.subplots(figsize=(7, 4))
-    for name in names:
-        found = [(t, summary[f"top-{t}"]["contenders"].get(name)) for t in sizes]
-        points = [(size, entry["median"]) for size, entry in found if entry]
-        axes.loglog(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xlabel="items", ylabel="users/s, one thread", title="Exact top-100, 64 dimensions")
+    yield axes
+    axes.set(**labels)
     axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None})
     plt.close(figure)
 
 
+def plot_top_k(summary: dict[str, Any], out: Path) -> None:
+    """Draw users per second against the size of the catalogue, both on log scales."""
+    sizes = sorted(int(task.removeprefix("top-")) for task in summary if task.startswith("top-"))
+    names = list(dict.fromkeys(n for t in sizes for n in summary[f"top-{t}"]["contenders"]))
+    labels = {
+        "xlabel": "items",
+        "ylabel": "users/s, one thread",
+        "title": "Exact top-100, width 64",
+    }
+    with drawing(out, **labels) as axes:
+        for name in names:
+            found = [(t, summary[f"top-{t}"]["contenders"].get(name)) for t in sizes]
+            points = [(size, entry["median"]) for size, entry in found if entry]
+            axes.loglog(*zip(*points, strict=True), marker="o", label=name)
+
+
 def write_tables(lines: list[dict[str, Any]], docs: Path) -> None:
-    """Replace the generated part of the page, the plot and the JSON behind them."""
+    """Replace the generated part of the page, the plots and the JSON behind them."""
     if not lines:
         return
-    summary = summarise(lines)
+    curves = [line for line in lines if "points" in line]
+    summary = summarise([line for line in lines if "points" not in line])
     page = docs / "benchmarks.md"
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
     tasks = sorted(summary, key=lambda task: (not task.startswith("train"), len(task), task))
     parts = [table(task, summary[task]) for task in tasks]
     if any(task.startswith("top-") for task in tasks):
-        plot(summary, docs / "benchmarks" / "top-k.svg")
+        plot_top_k(summary, docs / "benchmarks" / "top-k.svg")
         parts.append("![Users per second against items](benchmarks/top-k.svg)")
+    for task in sorted({line["task"] for line in curves}):
+        chosen = [line for line in curves if line["task"] == task]
+        plot_accuracy(chosen, docs / "benchmarks" / f"{task}.svg")
+        parts += [accuracy_table(task, chosen), f"![NDCG@10 in time](benchmarks/{task}.svg)"]
     (docs / "benchmarks" / "speed").mkdir(exist_ok=True)
     kept = docs / "benchmarks" / "speed" / "peers.json"
-    kept.write_text(json.dumps(summary, indent=1) + "\n")
+    kept.write_text(json.dumps({**summary, "accuracy": curves}, indent=1) + "\n")
     page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")

@@ -2,13 +2,18 @@
 
 import json
 import math
+import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.bench import __main__ as bench
-from infra.bench.contenders import Contender
+from infra.bench.contenders import SCRIPTS, Contender
 from infra.bench.tables import BEGIN, END, ratio, write_tables
 
 PLAIN = Contender("torch matmul + topk", "torch_adapter.py")
@@ -24,6 +29,41 @@ def line(name: str, turn: int, rate: float) -> dict[str, object]:
 def test_an_adapter_answers_with_one_line(contender: Contender) -> None:
     found = bench.measure(contender, sys.executable, WORDS)
     assert found["users_per_second"] == found["users"] / found["cpu_seconds"]
+
+
+def write_rows(file: Path, rows: list[list[int]]) -> None:
+    pairs = [(user, item) for user, items in enumerate(rows) for item in items]
+    users, items = (np.array(values, dtype=np.int32) for values in zip(*pairs, strict=True))
+    pq.write_table(pa.table({"user": users, "item": items}), file)
+
+
+def test_accuracy_is_taken_at_each_mark(tmp_path: Path) -> None:
+    rounds = [[1 + (start + step) % 9 for step in range(6)] for start in range(40)]
+    write_rows(tmp_path / "train", rounds)
+    write_rows(tmp_path / "test", [[*row, 1 + row[-1] % 9] for row in rounds])
+    words = ["--train", str(tmp_path / "train"), "--test", str(tmp_path / "test")]
+    ours = Contender("Reckoner", "reckoner_adapter.py", variant="sasrec")
+    found = bench.measure(ours, sys.executable, [*words, "--marks", "0.01,1.5"])
+    (early, _), (late, learnt) = found["points"]
+    assert early >= 0.01
+    assert late >= 1.5
+    # Three items are left when six of nine are seen, and ranked by chance they would give .71.
+    assert learnt == found["ndcg_at_10"] > 0.9
+
+
+def test_accuracy_by_hand(tmp_path: Path) -> None:
+    measuring = runpy.run_path(str(SCRIPTS / "measuring.py"))
+    write_rows(tmp_path / "test", [[3, 1, 2], [1, 3], [2, 2]])
+    scores = np.array([[-9.0, 5.0, 1.0, 4.0], [-9.0, 9.0, 2.0, 2.0], [-9.0, 3.0, 1.0, 2.0]])
+
+    def score(rows: Any) -> Any:
+        assert rows[:, -2:].tolist() == [[3, 1], [0, 1], [0, 2]]
+        return scores
+
+    # Of the first, both others are seen; the second ties with an item; the third was seen itself.
+    wanted = (1.0 + 1 / math.log2(3) + 1 / math.log2(4)) / 3
+    found = measuring["mean_ndcg"](str(tmp_path / "test"), score, 0)
+    assert found == pytest.approx(wanted)
 
 
 def test_an_adapter_that_fails_says_why() -> None:
@@ -67,6 +107,8 @@ def test_the_page_keeps_what_is_around_its_tables(tmp_path: Path) -> None:
     (tmp_path / "benchmarks.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     lines = [line(n, t, r) for t in range(2) for n, r in (("Reckoner", 30.0), ("implicit", 10.0))]
     lines.append({"task": "top-1000", "round": 0, "name": "faiss", "failed": "no such module"})
+    curve = {"task": "accuracy-log", "name": "Reckoner"}
+    lines += [curve | {"points": [[30, rate], [60, 0.2]]} for rate in (0.1, 0.15)]
     write_tables(lines, tmp_path)
     page = (tmp_path / "benchmarks.md").read_text()
     assert page.startswith("before\n")
@@ -76,4 +118,6 @@ def test_the_page_keeps_what_is_around_its_tables(tmp_path: Path) -> None:
     assert "faiss did not run: no such module" in page
     kept = json.loads((tmp_path / "benchmarks" / "speed" / "peers.json").read_text())
     assert math.isclose(kept["top-1000"]["contenders"]["implicit"]["median"], 10.0)
-    assert (tmp_path / "benchmarks" / "top-k.svg").read_text().startswith("<?xml")
+    assert "| Reckoner | 2 | 0.1250 | 0.2000 |" in page
+    for picture in ("top-k.svg", "accuracy-log.svg"):
+        assert (tmp_path / "benchmarks" / picture).read_text().startswith("<?xml")

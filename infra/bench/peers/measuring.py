@@ -23,6 +23,10 @@ def arguments() -> argparse.Namespace:
     """Read what the driver passes to every adapter."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--train", help="Parquet file of user, item, in the order of events.")
+    parser.add_argument(
+        "--test", help="Parquet file of user, item: a history, last what came next."
+    )
+    parser.add_argument("--marks", default="", help="CPU seconds at which accuracy is taken.")
     parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds to measure.")
     parser.add_argument("--items", type=int, default=0, help="Catalogue size of a top-K run.")
     parser.add_argument("--variant", default="", help="Which form of the library to measure.")
@@ -61,6 +65,45 @@ def train_for(seconds: float, step: Callable[[], int]) -> dict[str, Any]:
     while (spent := time.process_time() - began) < seconds:
         targets += step()
     return {"targets_per_second": targets / spent, "cpu_seconds": spent, "targets": targets}
+
+
+def learn_until(marks: str, step: Callable[[], int], judge: Callable[[], float]) -> dict[str, Any]:
+    """Train, and judge whenever another of the marks is reached; judging is not counted."""
+    points, spent = [], 0.0
+    for mark in map(float, marks.split(",")):
+        while spent < mark:
+            began = time.process_time()
+            step()
+            spent += time.process_time() - began
+        points.append([round(spent, 2), judge()])
+    return {"points": points, "ndcg_at_10": points[-1][1], "cpu_seconds": spent}
+
+
+def mean_ndcg(path: str, scores: Callable[[np.ndarray], np.ndarray], padding: int) -> float:
+    """Mean NDCG@10 of the last item of every test user, what was seen before excluded.
+
+    Args:
+        path: Parquet file of user, item.
+        scores: From histories, int64 [B, L], padded at the left, to scores by item, [B, items].
+        padding: Item id where a history has none.
+    """
+    items, offsets = read_rows(path)
+    total, users = 0.0, len(offsets) - 1
+    for first in range(0, users, BATCH):
+        chosen = range(first, min(first + BATCH, users))
+        known = [items[offsets[user] : offsets[user + 1] - 1] for user in chosen]
+        rows = np.full((len(known), LENGTH), padding, np.int64)
+        for row, history in enumerate(known):
+            rows[row, LENGTH - len(history[-LENGTH:]) :] = history[-LENGTH:]
+        found = np.array(scores(rows), dtype=np.float32)
+        for row, user in enumerate(chosen):
+            wanted = items[offsets[user + 1] - 1]
+            score = found[row, wanted]
+            found[row, known[row]] = -np.inf
+            # Ties count against the target, which itself is one of them unless it was seen.
+            rank = int((found[row] >= score).sum()) + int(wanted in known[row])
+            total += 1 / np.log2(rank + 1) if rank <= 10 else 0.0
+    return total / users
 
 
 def score_for(seconds: float, users: int, search: Callable[[], Any]) -> dict[str, Any]:

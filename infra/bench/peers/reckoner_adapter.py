@@ -1,10 +1,16 @@
-"""Reckoner itself: `--variant` is a ranker, or a ranker and a loss; without it top-K."""
+"""Reckoner itself: `--variant` is a ranker, or a ranker and a loss; without it top-K.
+
+With `--test` it is trained as it trains by default and its accuracy is taken at the marks.
+"""
 
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+import numpy as np
 import torch
 from measuring import (
     BATCH,
@@ -15,6 +21,8 @@ from measuring import (
     LENGTH,
     answer,
     arguments,
+    learn_until,
+    mean_ndcg,
     random_vectors,
     read_rows,
     score_for,
@@ -22,7 +30,8 @@ from measuring import (
 )
 
 from models import registry
-from models.batch import BatchPlan, training_batches
+from models.batch import BatchPlan, SequenceBatch, training_batches
+from models.encoding import encode_rows
 from models.fitting import FitConfig, Fitter
 from models.sequences import SequenceStore
 from models.top_k import top_k
@@ -34,24 +43,40 @@ def train() -> None:
     store = SequenceStore.from_arrays(items, offsets)
     name, _, loss = options.variant.partition(":")
     torch.manual_seed(0)
+    num_items = int(max(items.max(), read_rows(options.test or options.train)[0].max()))
     ranker = registry.build(
-        name, int(items.max()), dim=DIM, num_layers=LAYERS, num_heads=HEADS, max_length=LENGTH,
+        name, num_items, dim=DIM, num_layers=LAYERS, num_heads=HEADS, max_length=LENGTH,
         dropout=DROPOUT, loss=loss or "ce",
     )  # fmt: skip
     ranker.fit_statistics(store)
-    fitter = Fitter(ranker, store, FitConfig(batch_size=BATCH, max_epochs=10_000))
+    optimiser = "rows" if loss == "sampled" and options.test else "auto"
+    recipe = FitConfig(batch_size=BATCH, max_epochs=10_000, table_optimiser=optimiser)
+    fitter = Fitter(ranker, store, recipe)
     ranker.train()
-    # Past the epochs in which a method still leaves some of its terms out.
-    ranker.start_epoch(100)
     plan = BatchPlan(batch_size=BATCH, max_length=LENGTH)
-    batches = (batch for epoch in range(10_000) for batch in training_batches(store, plan, epoch))
+
+    def endless() -> Iterator[SequenceBatch]:
+        # Speed is taken past the epochs in which a method still leaves some of its terms out.
+        for epoch in range(0 if options.test else 100, 10_000):
+            ranker.start_epoch(epoch)
+            yield from training_batches(store, plan, epoch)
+
+    batches = endless()
 
     def step() -> int:
         batch = next(batches)
         fitter._take_step(batch)
         return batch.num_targets
 
-    answer(train_for(options.seconds, step))
+    def scores(rows: np.ndarray) -> np.ndarray:
+        known = SequenceStore.from_lists([row[row > 0] for row in rows])
+        return ranker.scores(encode_rows(ranker, known), 0, num_items + 1).detach().numpy()
+
+    if options.test:
+        judge = partial(mean_ndcg, options.test, scores, padding=0)
+        answer(learn_until(options.marks, step, judge))
+    else:
+        answer(train_for(options.seconds, step))
 
 
 def score() -> None:

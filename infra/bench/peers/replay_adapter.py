@@ -1,7 +1,22 @@
 """RePlay's SASRec with its full cross-entropy, fed with ready tensors: no loader to pay."""
 
+from functools import partial
+
+import numpy as np
 import torch
-from measuring import DIM, DROPOUT, HEADS, LAYERS, LENGTH, answer, arguments, read_rows, train_for
+from measuring import (
+    DIM,
+    DROPOUT,
+    HEADS,
+    LAYERS,
+    LENGTH,
+    answer,
+    arguments,
+    learn_until,
+    mean_ndcg,
+    read_rows,
+    train_for,
+)
 from measuring import windows as training_windows
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
@@ -10,7 +25,7 @@ from replay.nn.sequential import SasRec
 torch.set_num_threads(1)
 torch.manual_seed(0)
 options = arguments()
-num_items = int(read_rows(options.train)[0].max()) + 1
+num_items = int(max(read_rows(path)[0].max() for path in (options.train, options.test) if path)) + 1
 item = TensorFeatureInfo(
     "item_id",
     is_seq=True,
@@ -51,4 +66,18 @@ def step() -> int:
     return int((wanted & mask).sum())
 
 
-answer(train_for(options.seconds, step))
+@torch.no_grad()
+def scores(rows: np.ndarray) -> np.ndarray:
+    """Score every item behind each history."""
+    inputs = torch.from_numpy(rows)
+    model.eval()
+    found = model(feature_tensors={"item_id": inputs}, padding_mask=inputs != num_items)
+    model.train()
+    return found["logits"].numpy()
+
+
+if options.test:
+    judge = partial(mean_ndcg, options.test, scores, padding=num_items)
+    answer(learn_until(options.marks, step, judge))
+else:
+    answer(train_for(options.seconds, step))
