@@ -63,7 +63,8 @@ def night(lake: str, server: LlmServer, rate: float) -> dict[str, Any]:
         "TIMEOUT_SECONDS": "20",
         **PRICES,
     }
-    words = ["build-item-knowledge", "--partition", DS, "--lake", lake, "--json"]
+    words = ["build-item-knowledge", "--partition", DS, "--part", "knowledge"]
+    words += ["--lake", lake, "--json"]
     result = subprocess.run(
         [sys.executable, "-m", "pipelines.cli", *words],
         env=os.environ | {f"RECKONER_LLM__{name}": value for name, value in settings.items()},

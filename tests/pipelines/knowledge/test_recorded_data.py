@@ -41,7 +41,7 @@ def recorded(
         }
         for name, value in settings.items():
             monkeypatch.setenv(f"RECKONER_LLM__{name}", value)
-        result = command.json("build-item-knowledge", "--partition", DS)
+        result = command.json("build-item-knowledge", "--partition", DS, "--part", "knowledge")
         lake = a_lake(command.lake)
         records = lake.read("item_knowledge", columns=["item_id", "summary"]).to_pylist()
         failed = lake.read("item_knowledge_failed", columns=["item_id", "reason"]).to_pylist()
