@@ -190,6 +190,21 @@ class KnowledgeSettings(Group):
     )
 
 
+class InterestSettings(Group):
+    """What of a person's history their interests are read from."""
+
+    actions: tuple[str, ...] = Field(
+        (), description="reliable actions; empty: all but mere views and clicks"
+    )
+    min_items: int = Field(3, ge=1, description="people with fewer reliable items are left out")
+    max_items: int = Field(100, ge=1, description="items told of a person, the latest")
+    max_history_tokens: int = Field(4000, ge=100, description="of a person's compressed history")
+    max_interests: int = Field(16, ge=1, le=32, description="kept of a person, the weightiest")
+    refresh_days: int = Field(
+        14, ge=1, description="a person's turn comes once in so many nights; 1: every night"
+    )
+
+
 class VectorSettings(Group):
     """How an item's text becomes a vector."""
 
@@ -200,7 +215,7 @@ class VectorSettings(Group):
     hashed_width: int = Field(256, ge=8, description="coordinates of encoder=hashed")
     pca: int | None = Field(None, ge=1, description="principal components kept; none: all")
     max_chars: int = Field(2000, ge=100, description="of an item's description are encoded")
-    batch_size: int = Field(32, ge=1, description="texts encoded at once")
+    batch_size: int = Field(16, ge=1, description="texts encoded at once; more on a GPU")
 
 
 class SemanticIdSettings(Group):
@@ -260,6 +275,7 @@ class Settings(BaseSettings):
     recommend: RecommendSettings = RecommendSettings()
     llm: LlmSettings = LlmSettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()
+    interests: InterestSettings = InterestSettings()
     vectors: VectorSettings = VectorSettings()
     semantic_ids: SemanticIdSettings = SemanticIdSettings()
     maintenance: MaintenanceSettings = MaintenanceSettings()

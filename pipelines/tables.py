@@ -305,9 +305,52 @@ LLM_ANSWERS = Contract(
     by_ds=False,
     notes={
         "request_hash": "of model, messages, answer schema and sampling settings",
-        "subject": "the item id, or the category's path",
+        "subject": "the item id, the category's path, or `user:` and the user id",
         "prompt_version": "the step's own",
         "answer": "as received, its first 65,536 characters; valid or not",
+    },
+)
+
+USER_INTERESTS = Contract(
+    "user_interests",
+    "What each person is interested in as of ds, each interest borne out by their history.",
+    ("user_id", "interest"),
+    _schema(
+        DS,
+        ("user_id", TEXT),
+        ("interest", TEXT),
+        ("weight", REAL),
+        ("evidence", TEXTS),
+        ("tags", TEXTS),
+        ("prompt_version", TEXT),
+        ("model", TEXT),
+    ),
+    checks=(Check("weight", ">", 0), Check("weight", "<=", 1)),
+    notes={
+        "weight": "share of the person's reliable events that its evidence holds",
+        "evidence": "item ids of the person's own history, the latest first; never empty",
+        "model": "offline-extraction: categories and brands, without a model",
+    },
+)
+
+USER_INTERESTS_FAILED = Contract(
+    "user_interests_failed",
+    "People of whom no usable interest was got, with the last answer.",
+    ("user_id",),
+    _schema(
+        DS,
+        ("user_id", TEXT),
+        ("prompt_version", TEXT),
+        ("model", TEXT),
+        ("reason", TEXT),
+        ("attempts", LONG),
+        ("last_answer", TEXT, "optional"),
+        *SPENT,
+    ),
+    checks=(Check("attempts", ">=", 1),),
+    notes={
+        "reason": "what was wrong; `service:` where the endpoint never answered",
+        "last_answer": "its first 4,000 characters",
     },
 )
 
@@ -481,6 +524,8 @@ CONTRACTS: dict[str, Contract] = {
         VECTOR_FITS,
         SEMANTIC_IDS,
         SEMANTIC_SLOTS,
+        USER_INTERESTS,
+        USER_INTERESTS_FAILED,
         RECOMMENDATIONS,
         RANKER_METRICS,
         MONITORING,

@@ -75,6 +75,28 @@ def fair_answer(step: str, told: str) -> dict[str, Any]:
             "complements": ["gloves"],
             "substitutes": ["a rented tool", "perpetual motion"],
         }
+    if step == "interests":
+        groups = found(told, "history") or []
+        numbers = [[int(said.split(":")[0]) for said in group["items"]] for group in groups]
+        return {
+            "interests": [
+                {
+                    "reasoning": "These things are for the same work in the same month.",
+                    "interest": f"things of {group['month']}",
+                    "evidence": evidence,
+                    "tags": ["steel hammer", "Steel hammer", "work glove"],
+                }
+                for group, evidence in zip(groups, numbers, strict=True)
+            ]
+            + [
+                {
+                    "reasoning": "Nothing shows it.",
+                    "interest": "flying",
+                    "evidence": [999],
+                    "tags": [],
+                }
+            ]
+        }
     claims = found(told, "claims") or []
     if step == "verify":
         return {"verdicts": [_verdict(claim) for claim in claims]}

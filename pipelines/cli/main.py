@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 
 from pipelines import errors
-from pipelines.cli import benchmark, looking, nights, ranking, steps  # noqa: F401
+from pipelines.cli import benchmark, knowing, looking, nights, ranking, steps  # noqa: F401
 from pipelines.cli.app import app
 from pipelines.logs import configure_logging
 

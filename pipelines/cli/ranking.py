@@ -1,6 +1,6 @@
 """Training, the gate and the published lists, one command each."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -119,48 +119,6 @@ def recommend(
     execute(
         "recommend",
         lambda context: step.run(context, top_k),
-        partition=partition,
-        lake=lake,
-        as_json=as_json,
-        dry_run=dry_run,
-    )
-
-
-@app.command("build-item-knowledge")
-def build_item_knowledge(
-    partition: PartitionOption,
-    max_items: Annotated[int | None, typer.Option(min=1, help="Items at most.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens at most.")] = None,
-    max_cost_usd: Annotated[float | None, typer.Option(min=0, help="Dollars at most.")] = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again where the service did not answer.")
-    ] = False,
-    accept: Annotated[
-        bool, typer.Option("--accept", help="Publish also what is judged worse than before.")
-    ] = False,
-    part: Annotated[
-        Literal["all", "knowledge", "vectors"],
-        typer.Option(help="knowledge leaves the vectors out; vectors asks no model."),
-    ] = "all",
-    refit: Annotated[
-        bool, typer.Option("--refit", help="Fit anew what is fitted on vectors once.")
-    ] = False,
-    lake: Lake = None,
-    as_json: Json = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Write what is known of each new or changed item, and vectors of all; try --dry-run first.
-
-    Example: reckoner build-item-knowledge --partition 2026-03-01 --max-items 1000
-    """
-    from pipelines import build_item_knowledge as step
-    from pipelines.knowledge.backends import Caps
-
-    caps = Caps(max_items, max_tokens, max_cost_usd)
-    wishes = step.Wishes(caps, retry_failed, accept, part, refit)
-    execute(
-        "build-item-knowledge",
-        lambda context: step.run(context, wishes),
         partition=partition,
         lake=lake,
         as_json=as_json,

@@ -13,6 +13,7 @@ from pipelines.settings import LlmSettings
 
 BY_REQUEST = "request_hash"
 BY_ITEM = "item_id"
+BY_USER = "user_id"
 
 
 class NotRecorded(Exception):
@@ -51,11 +52,15 @@ class RecordedModel:
         return reply
 
 
-def read_recorded(llm: LlmSettings) -> pa.Table:
+def read_recorded(llm: LlmSettings, subject: str = BY_ITEM) -> pa.Table:
     """Read the file of recorded answers, Parquet or JSON Lines.
 
-    Its rows are keyed by `request_hash` (answers to our own requests) or by `item_id` (texts that
-    were written about items elsewhere).
+    Its rows are keyed by `request_hash` (answers to our own requests), or by `item_id` or `user_id`
+    (texts that were written about items or people elsewhere).
+
+    Args:
+        llm: names the file and its column of answers.
+        subject: the key that texts from elsewhere must have.
 
     Raises:
         InputError: there is no such file, or it lacks a column.
@@ -69,11 +74,11 @@ def read_recorded(llm: LlmSettings) -> pa.Table:
         rows = pq.read_table(path) if path.suffix == ".parquet" else _lines(path)
     except (ValueError, OSError, pa.ArrowInvalid) as error:
         raise InputError(f"recorded answers {path}: {error}") from error
-    keyed = {BY_REQUEST, BY_ITEM} & set(rows.column_names)
+    keyed = {BY_REQUEST, subject} & set(rows.column_names)
     if not keyed or llm.recorded_column not in rows.column_names:
         raise InputError(
             f"recorded answers {path} has columns {rows.column_names}: it needs {BY_REQUEST} or "
-            f"{BY_ITEM}, and {llm.recorded_column} (RECKONER_LLM__RECORDED_COLUMN)"
+            f"{subject}, and {llm.recorded_column} (RECKONER_LLM__RECORDED_COLUMN)"
         )
     return rows
 

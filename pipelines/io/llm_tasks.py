@@ -21,12 +21,14 @@ from pipelines.io.llm_quota import QuotaAddress, QuotaClient
 from pipelines.io.llm_recorded import NotRecorded, RecordedModel
 from pipelines.io.spark_lake import executor_errors
 from pipelines.knowledge.course import Course, Outcome
+from pipelines.knowledge.interests import reason_about_user
 from pipelines.knowledge.reasoning import Chain, reason_about_category, reason_about_item
 from pipelines.knowledge.requests import Reply, Request
+from pipelines.knowledge.user_history import Line
 from pipelines.run import Run
 from pipelines.settings import LlmSettings
 
-Kind = Literal["category", "item"]
+Kind = Literal["category", "item", "user"]
 
 # Chains that wait for a next try must not leave places unused.
 CHAINS_PER_PLACE = 3
@@ -73,6 +75,9 @@ def begin(kind: Kind, payload: str, llm: LlmSettings, subject: str) -> Chain[Any
     given = json.loads(payload)
     if kind == "category":
         return reason_about_category(given["path"], llm, subject)
+    if kind == "user":
+        lines = [Line(**line) for line in given["lines"]]
+        return reason_about_user(lines, given["most"], llm, subject)
     return reason_about_item(given["item"], given["dimensions"], llm)
 
 

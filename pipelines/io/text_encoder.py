@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 Floats = npt.NDArray[np.float32]
 PACKAGED = "minilm-l6-v2"
-LENGTHS = (32, 64, 128, 256, 512)
+LENGTHS = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 DIGESTED_BYTES = 2**20
 LOG_EVERY_TEXTS = 20_000
 NOT_INSTALLED = (

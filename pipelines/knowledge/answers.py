@@ -96,6 +96,21 @@ class Synthesis(Answer):
     summary: Paragraph
 
 
+class Interest(Answer):
+    """One interest of a person, with the lines of their history that bear it out."""
+
+    reasoning: Sentence
+    interest: Short
+    evidence: list[int] = Field(min_length=1, max_length=100)
+    tags: list[Short] = Field(max_length=10)
+
+
+class Interests(Answer):
+    """The interest miner's answer."""
+
+    interests: list[Interest] = Field(min_length=1, max_length=32)
+
+
 AnswerT = TypeVar("AnswerT", bound=Answer)
 
 

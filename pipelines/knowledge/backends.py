@@ -74,14 +74,7 @@ def open_backend(context: Context, caps: Caps) -> Backend:
     llm = context.settings.llm
     if llm.backend == "offline":
         return OfflineBackend(context)
-    if not llm.model:
-        raise InputError(f"llm.backend={llm.backend} needs a model's name: set RECKONER_LLM__MODEL")
-    if llm.backend == "http" and not llm.base_url:
-        raise InputError("llm.backend=http needs an endpoint: set RECKONER_LLM__BASE_URL")
-    if caps.max_cost_usd is not None and not llm.price_per_million_in + llm.price_per_million_out:
-        raise InputError(
-            "--max-cost-usd needs prices: set RECKONER_LLM__PRICE_PER_MILLION_IN and _OUT"
-        )
+    require_model(llm, caps)
     if llm.backend == "recorded":
         from pipelines.io.llm_recorded import BY_ITEM, read_recorded
 
@@ -91,6 +84,22 @@ def open_backend(context: Context, caps: Caps) -> Backend:
     from pipelines.knowledge.reasoning_backend import ReasoningBackend
 
     return ReasoningBackend(context, caps)
+
+
+def require_model(llm: LlmSettings, caps: Caps) -> None:
+    """Refuse a backend that asks a model without what it needs for that.
+
+    Raises:
+        InputError: a setting is missing.
+    """
+    if not llm.model:
+        raise InputError(f"llm.backend={llm.backend} needs a model's name: set RECKONER_LLM__MODEL")
+    if llm.backend == "http" and not llm.base_url:
+        raise InputError("llm.backend=http needs an endpoint: set RECKONER_LLM__BASE_URL")
+    if caps.max_cost_usd is not None and not llm.price_per_million_in + llm.price_per_million_out:
+        raise InputError(
+            "--max-cost-usd needs prices: set RECKONER_LLM__PRICE_PER_MILLION_IN and _OUT"
+        )
 
 
 class OfflineBackend:

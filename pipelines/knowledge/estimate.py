@@ -16,6 +16,7 @@ EXPECTED_OUT = {
     "needs": 300,
     "verify": 600,
     "synthesis": 120,
+    "interests": 700,
 }
 # What a step is told of earlier answers, beside the item.
 EXPECTED_TOLD = {"ontology": 0, "attributes": 300, "needs": 450, "verify": 350, "synthesis": 300}

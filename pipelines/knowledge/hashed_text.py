@@ -85,12 +85,12 @@ class HashedEncoder:
         draws_FS = _mix(numbers_F[:, None] + GOLDEN * np.arange(1, PLACES + 1, dtype=np.uint64))
         places_FS = (draws_FS >> np.uint64(1)) % np.uint64(self.width)
         signs_FS = np.where(draws_FS & np.uint64(1), 1.0, -1.0)
-        summed_V: Doubles = np.bincount(
+        summed_V = np.bincount(
             places_FS.astype(np.int64).ravel(),
             weights=(signs_FS * weights_F[:, None]).ravel(),
             minlength=self.width,
         )
-        return summed_V
+        return np.asarray(summed_V, np.float64)
 
 
 def words_of(text: str) -> list[str]:

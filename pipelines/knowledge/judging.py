@@ -14,7 +14,7 @@ from pipelines.settings import KnowledgeSettings
 
 SUBJECT = "item_knowledge"
 # Shares of which less is better.
-BAD = {"contradicted", "duplicated", "failed"}
+BAD = {"contradicted", "duplicated", "failed", "invented"}
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ def quality(records: pa.Table, failed: pa.Table) -> Quality:
 
 
 def compare(
-    now: Quality, accepted: Mapping[str, float] | None, settings: KnowledgeSettings
+    now: Quality | Mapping[str, float],
+    accepted: Mapping[str, float] | None,
+    settings: KnowledgeSettings,
 ) -> list[Check]:
     """Check every measure against the last accepted round's; without one they are noted."""
     checks = []
-    for name, value in asdict(now).items():
+    for name, value in (asdict(now) if isinstance(now, Quality) else now).items():
         last = None if accepted is None else accepted.get(name)
         if last is None:
             checks.append(Check(name, value, None, None, True, f"{name} {value:.3f}"))
@@ -74,14 +76,17 @@ def compare(
     return checks
 
 
-def last_accepted(rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, float] | None:
+def last_accepted(
+    rows: Mapping[str, list[dict[str, Any]]], subject: str = SUBJECT
+) -> dict[str, float] | None:
     """Find the newest night whose round was accepted; None where there is none.
 
     Args:
         rows: per night: its rows of `monitoring`.
+        subject: what was judged.
     """
     for ds in sorted(rows, reverse=True):
-        mine = [row for row in rows[ds] if row["subject"] == SUBJECT]
+        mine = [row for row in rows[ds] if row["subject"] == subject]
         if mine and all(row["status"] != "failed" for row in mine):
             return {row["check"]: row["value"] for row in mine}
     return None

@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.knowledge.answers import (
     Answer,
     Facts,
+    Interests,
     Needs,
     Ontology,
     Synthesis,
@@ -26,7 +27,10 @@ PROMPTS: dict[str, tuple[str, type[Answer]]] = {
     "needs": ("v1", Needs),
     "verify": ("v1", Verdicts),
     "synthesis": ("v1", Synthesis),
+    "interests": ("v1", Interests),
 }
+# The steps whose answers an item's record is made of.
+ITEM_CHAIN = ("ontology", "attributes", "needs", "verify", "synthesis")
 REPAIR = (
     "Your answer cannot be used: {fault}. Answer again with one JSON object of the given schema "
     "that puts this right, and nothing else."
@@ -123,8 +127,8 @@ def step_version(step: str, language: str) -> str:
 
 
 def chain_version(language: str) -> str:
-    """The version of all steps together, as `item_knowledge` carries it."""
-    versions = "\n".join(step_version(step, language) for step in PROMPTS)
+    """The version of an item's steps together, as `item_knowledge` carries it."""
+    versions = "\n".join(step_version(step, language) for step in ITEM_CHAIN)
     return f"reasoned-{hashlib.blake2b(versions.encode(), digest_size=6).hexdigest()}"
 
 
