@@ -19,7 +19,7 @@ from pipelines.cli import main
 from pipelines.io.lake import Lake
 from pipelines.run import Run
 from pipelines.shop import make_shop
-from pipelines.tables import EVENTS
+from pipelines.tables.behaviour import EVENTS
 
 HOME = Path(".reckoner/bench")
 RANKERS = ("popularity", "last-transition", "tgh", "sasrec", "rearec-erl", "rearec-prl")

@@ -21,7 +21,7 @@ from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
 from pipelines.settings import GraphSettings
 from pipelines.step import Context, Result
-from pipelines.tables import ITEM_GRAPH
+from pipelines.tables.behaviour import ITEM_GRAPH
 
 log = structlog.get_logger()
 

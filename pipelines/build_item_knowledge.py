@@ -15,7 +15,7 @@ from pipelines.knowledge.quota import Stop
 from pipelines.knowledge.selection import most_wanted_first, pending, unknown
 from pipelines.monitoring import publish_checks
 from pipelines.step import Context, Result
-from pipelines.tables import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED, KNOWLEDGE_KEY
+from pipelines.tables.knowledge import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED, KNOWLEDGE_KEY
 
 log = structlog.get_logger()
 

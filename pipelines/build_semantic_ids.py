@@ -18,7 +18,7 @@ from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
 from pipelines.run import Run
 from pipelines.step import Context, Result
-from pipelines.tables import ITEM_VECTORS, SEMANTIC_IDS, SEMANTIC_SLOTS
+from pipelines.tables.vectors import ITEM_VECTORS, SEMANTIC_IDS, SEMANTIC_SLOTS
 from pipelines.vector_fits import Fit, config_of, ensure_fit
 
 log = structlog.get_logger()

@@ -24,7 +24,7 @@ from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
 from pipelines.settings import SequenceSettings
 from pipelines.step import Context, Result
-from pipelines.tables import SEQUENCES
+from pipelines.tables.behaviour import SEQUENCES
 
 log = structlog.get_logger()
 

@@ -27,7 +27,7 @@ from pipelines.lineage import use_settings
 from pipelines.monitoring import publish_checks
 from pipelines.run import Run
 from pipelines.step import Context, Result
-from pipelines.tables import USER_INTERESTS, USER_INTERESTS_FAILED
+from pipelines.tables.knowledge import USER_INTERESTS, USER_INTERESTS_FAILED
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from pipelines.ingest.shape import row_schema, shaped_batches
 from pipelines.ingest.tally import REFUSED, Tally
 from pipelines.io.spool import spools
 from pipelines.step import Context, Result
-from pipelines.tables import ITEMS
+from pipelines.tables.behaviour import ITEMS
 
 TABLE = "items"
 CONTENT = ("title", "description", "category", "brand", "attributes")

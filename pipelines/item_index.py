@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.io.lake import Lake
-from pipelines.tables import ITEM_INDEX
+from pipelines.tables.behaviour import ITEM_INDEX
 
 TABLE = ITEM_INDEX.name
 

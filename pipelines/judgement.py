@@ -19,7 +19,7 @@ from models.metrics import Interval, coverage, gini, mean_ci, per_user_metrics
 from models.seen import SeenItems
 from models.top_k import top_k
 from pipelines.step import Context
-from pipelines.tables import RANKER_METRICS
+from pipelines.tables.publishing import RANKER_METRICS
 
 log = structlog.get_logger()
 

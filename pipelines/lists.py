@@ -18,7 +18,7 @@ from models.sequences import SequenceStore
 from models.top_k import top_k
 from pipelines.reasons import carriers, fallback_sentence, sentence
 from pipelines.shared_traits import SharedTraits
-from pipelines.tables import RECOMMENDATIONS
+from pipelines.tables.publishing import RECOMMENDATIONS
 
 RANKER, POPULARITY = "ranker", "popularity"
 Ints = npt.NDArray[np.int64]

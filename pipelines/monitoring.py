@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.step import Context
-from pipelines.tables import MONITORING
+from pipelines.tables.publishing import MONITORING
 
 OK, FAILED, NOTED = "ok", "failed", "noted"
 

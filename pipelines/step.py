@@ -14,7 +14,7 @@ from pipelines.io.lake import Lake
 from pipelines.partition import Partition
 from pipelines.run import Run
 from pipelines.settings import Settings
-from pipelines.tables import PIPELINE_RUNS
+from pipelines.tables.publishing import PIPELINE_RUNS
 
 log = structlog.get_logger()
 

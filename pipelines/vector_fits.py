@@ -20,7 +20,7 @@ import structlog
 
 from pipelines.io.lake import Lake
 from pipelines.step import Context
-from pipelines.tables import VECTOR_FITS
+from pipelines.tables.vectors import VECTOR_FITS
 
 log = structlog.get_logger()
 

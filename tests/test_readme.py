@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.io.lake import Lake
 from pipelines.run import Run
-from pipelines.tables import RECOMMENDATIONS
+from pipelines.tables.publishing import RECOMMENDATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)

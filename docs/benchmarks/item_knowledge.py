@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pipelines.ingest_items import CONTENT, content_hash
 from pipelines.io.lake import Lake
 from pipelines.run import Run
-from pipelines.tables import ITEMS
+from pipelines.tables.behaviour import ITEMS
 from tests.llm_server import FAULTS, LlmServer, llm_server
 
 DS = "2026-03-01"

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.tables import EVENTS
+from pipelines.tables.behaviour import EVENTS
 
 KEY = ("user_id", "ts", "item_id", "action")
 # The row that stands for an event told more than once: the earliest delivery's, then the least.

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.ingest.typed import Cast, plain
-from pipelines.tables import MAP, TEXTS
+from pipelines.tables.contract import MAP, TEXTS
 
 
 def to_texts(column: pa.Array, separator: str | None) -> Cast:

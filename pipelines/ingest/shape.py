@@ -36,7 +36,7 @@ from pipelines.ingest.typed import (
 )
 from pipelines.io.raw_rows import RawBatch
 from pipelines.io.sources import read_rows
-from pipelines.tables import EVENTS, ITEMS
+from pipelines.tables.behaviour import EVENTS, ITEMS
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipelines.errors import InputError
 from pipelines.io.spool import Spool
-from pipelines.tables import EVENTS_REJECTED
+from pipelines.tables.behaviour import EVENTS_REJECTED
 
 REFUSED = pa.schema(
     [EVENTS_REJECTED.schema.field(n) for n in ("source_file", "source_row", "reason", "payload")]

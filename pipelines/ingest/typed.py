@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipelines.errors import InputError
 from pipelines.ingest.mapping import EPOCHS, Text, Time
-from pipelines.tables import UTC_TIMESTAMP
+from pipelines.tables.contract import UTC_TIMESTAMP
 
 Mask = npt.NDArray[np.bool_]
 

@@ -26,7 +26,7 @@ from pipelines.io.lake import Lake
 from pipelines.io.staging import table_files
 from pipelines.knowledge.requests import Reply, Request
 from pipelines.run import Run
-from pipelines.tables import LLM_ANSWERS
+from pipelines.tables.knowledge import LLM_ANSWERS
 
 log = structlog.get_logger()
 

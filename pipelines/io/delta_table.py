@@ -7,7 +7,7 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from pipelines.errors import InputError, ServiceUnavailable
-from pipelines.tables import Contract
+from pipelines.tables.contract import Contract
 
 CONFIGURATION = {
     # Staleness is judged from the commits' own metadata, so the log is kept for ten years.

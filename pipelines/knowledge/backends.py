@@ -13,7 +13,7 @@ from pipelines.knowledge.item_text import require_summary
 from pipelines.knowledge.quota import Stop
 from pipelines.settings import LlmSettings
 from pipelines.step import Context
-from pipelines.tables import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED
+from pipelines.tables.knowledge import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED
 
 MAX_RECORDED_WORDS = 60
 SHOWN_CHARS = 4000

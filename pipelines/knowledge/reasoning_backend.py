@@ -15,7 +15,7 @@ from pipelines.knowledge.item_text import PATH
 from pipelines.knowledge.requests import chain_version, step_version
 from pipelines.knowledge.selection import unknown
 from pipelines.step import Context
-from pipelines.tables import CATEGORY_ONTOLOGY, ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED
+from pipelines.tables.knowledge import CATEGORY_ONTOLOGY, ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED
 
 log = structlog.get_logger()
 

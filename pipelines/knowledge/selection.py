@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipelines.popularity import recent_counts
 from pipelines.step import Context
-from pipelines.tables import KNOWLEDGE_KEY
+from pipelines.tables.knowledge import KNOWLEDGE_KEY
 
 SERVICE = "service:"
 

@@ -12,7 +12,8 @@ from pipelines.partition import Partition
 from pipelines.run import Run
 from pipelines.settings import Settings
 from pipelines.step import Context
-from pipelines.tables import CONTRACTS, EVENTS
+from pipelines.tables import CONTRACTS
+from pipelines.tables.behaviour import EVENTS
 
 Event = dict[str, Any]
 

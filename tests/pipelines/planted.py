@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipelines.io.lake import Lake
 from pipelines.run import Run
-from pipelines.tables import ITEM_INDEX, ITEMS, SEQUENCES
+from pipelines.tables.behaviour import ITEM_INDEX, ITEMS, SEQUENCES
 
 DS = "2026-03-10"
 NUM_ITEMS, NUM_USERS, LENGTH = 40, 300, 20

@@ -12,7 +12,7 @@ from pipelines.io.lake import Lake
 from pipelines.knowledge.hashed_text import HashedEncoder
 from pipelines.lineage import stale_partitions
 from pipelines.settings import LlmSettings, Settings, VectorSettings
-from pipelines.tables import ITEM_KNOWLEDGE
+from pipelines.tables.knowledge import ITEM_KNOWLEDGE
 from tests.pipelines.builders import a_context, a_lake
 from tests.pipelines.catalogue import an_item, publish_items, tools
 

@@ -17,7 +17,7 @@ from pipelines.item_index import load_index
 from pipelines.lineage import stale_partitions
 from pipelines.settings import Settings
 from pipelines.step import Result
-from pipelines.tables import EVENTS
+from pipelines.tables.behaviour import EVENTS
 from tests.pipelines.builders import (
     Event,
     a_context,

@@ -17,7 +17,7 @@ from pipelines.partition import Partition
 from pipelines.run import Run
 from pipelines.settings import Settings
 from pipelines.step import Context
-from pipelines.tables import EVENTS
+from pipelines.tables.behaviour import EVENTS
 
 FIRST = date(2026, 3, 1)
 NIGHTS = 4

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.knowledge.judging import quality
 from pipelines.knowledge.reasoning import NEEDS, reason_about_item
-from pipelines.tables import ITEM_KNOWLEDGE
+from pipelines.tables.knowledge import ITEM_KNOWLEDGE
 from tests.pipelines.knowledge.conversation import LLM, talk
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))

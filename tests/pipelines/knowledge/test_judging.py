@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.knowledge.judging import Quality, compare, last_accepted, quality
 from pipelines.settings import KnowledgeSettings
-from pipelines.tables import ITEM_KNOWLEDGE
+from pipelines.tables.knowledge import ITEM_KNOWLEDGE
 
 SCHEMA = pa.schema([ITEM_KNOWLEDGE.schema.field(c) for c in ("knowledge", "summary", "claims")])
 
