@@ -41,6 +41,8 @@ class Ranker(nn.Module, ABC):
         source: The paper it comes from.
         needs: Names of the providers it cannot work without (text vectors, graphs, ...).
         is_trainable: Whether it learns by gradients.
+        scores_by_vector: Whether an item's vector is all that its score needs. Where codes are cut
+            from the vectors of training, an item that came later has none.
         sized_by_data: Buffers whose size the training rows decide.
         refining: Stages that go on with the scoring of the stage before: they count only where
             they beat its best weights.
@@ -54,6 +56,7 @@ class Ranker(nn.Module, ABC):
     source: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     is_trainable: ClassVar[bool] = False
+    scores_by_vector: ClassVar[bool] = False
     sized_by_data: ClassVar[tuple[str, ...]] = ()
     refining: ClassVar[tuple[str, ...]] = ()
     config_type: ClassVar[type[RankerConfig]] = RankerConfig

@@ -4,7 +4,7 @@ Shape legend: B rows, L positions, D width, N catalogue size, K items asked for,
 """
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -76,15 +76,10 @@ class NeuralConfig(RankerConfig):
 
 
 class NeuralRanker(Ranker):
-    """A ranker with an item table, an encoder over item vectors and tied scoring.
-
-    Attributes:
-        scores_by_vector: Whether an item's vector is all that its score needs; where codes are cut
-            from the vectors of training, an item that came later has none.
-    """
+    """A ranker with an item table, an encoder over item vectors and tied scoring."""
 
     is_trainable = True
-    scores_by_vector: ClassVar[bool] = True
+    scores_by_vector = True
     config_type = NeuralConfig
     config: NeuralConfig
     next_draw: Tensor

@@ -66,13 +66,13 @@ def teach_text(lake: Lake, ds: str, ranker: Ranker) -> None:
 def newcomers(lake: Lake, ds: str, ranker: Ranker, name: str) -> TextVectors | None:
     """The night's vectors of the items that a trained ranker can meet by their text alone.
 
-    None where the ranker takes no text, or the lake has no vectors: it then goes on with the items
-    that it knows.
+    None where the ranker takes no text or scores by more than vectors, or where the lake has no
+    vectors: it then goes on with the items that it knows.
 
     Raises:
         InputError: the vectors are of another encoder than those that it was trained with.
     """
-    if not ranker.takes_text:
+    if not ranker.takes_text or not ranker.scores_by_vector:
         return None
     vectors = vectors_as_of(lake, ds)
     if vectors is None:

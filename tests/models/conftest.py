@@ -32,10 +32,12 @@ def random_store(
     return SequenceStore.from_lists(items, times, actions, [f"u{i}" for i in range(rows)])
 
 
-def random_text(ids: list[int] | None = None, seed: int = 0, encoder: str = "test") -> TextVectors:
+def random_text(
+    ids: list[int] | None = None, seed: int = 0, encoder: str = "test", size: int = 2 * NUM_ITEMS
+) -> TextVectors:
     """Vectors of these items; of all that `random_store` holds where None."""
     rng = np.random.default_rng(seed)
-    everything = rng.normal(size=(2 * NUM_ITEMS, 24)).astype(np.float32)
+    everything = rng.normal(size=(size, 24)).astype(np.float32)
     chosen = np.array(range(1, NUM_ITEMS - 2) if ids is None else ids, np.int64)
     return TextVectors(encoder, chosen, everything[chosen])
 

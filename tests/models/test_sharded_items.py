@@ -22,7 +22,7 @@ from models.seen import SeenItems
 from models.sequences import SequenceStore
 from models.top_k import top_k
 from models.workers import ALONE, Workers
-from tests.models.conftest import random_store
+from tests.models.conftest import random_store, random_text
 from tests.models.processes import WORLD, together
 
 NUM_ITEMS = 301
@@ -56,8 +56,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], bool]] = {
         True,
     ),
 }
-
-
+# Every worker holds the whole table: what stands beside it must be averaged, too.
+TEXT = {"loss": "ce", "text_vectors": {"components": 8, "id_dropout": 0.0}}
+WHOLE: dict[str, tuple[str, dict[str, Any], dict[str, Any], bool]] = {
+    "ce": CASES["ce"],
+    "ce, fsdp": CASES["ce, fsdp"],
+    "text": ("sasrec", TEXT, {}, False),
+    "text, fsdp": ("sasrec", TEXT, {}, True),
+}
 RESUMED = ("ce, fsdp", "sampled, rows")
 
 
@@ -87,11 +93,13 @@ def wrapped(ranker: Ranker, workers: Workers, fsdp: bool) -> Forward:
 
 
 def fitter_of(workers: Workers, case: str, in_parts: bool = True) -> Fitter:
-    name, settings, recipe, fsdp = CASES[case]
+    name, settings, recipe, fsdp = (CASES | WHOLE)[case]
     train, validation = data()
     torch.manual_seed(0)
     whole = registry.build(name, NUM_ITEMS, **{**STEADY, **settings})
     whole.fit_statistics(train)
+    if whole.takes_text:
+        whole.learn_text(random_text(list(range(1, NUM_ITEMS)), size=NUM_ITEMS))
     with tables_over(workers if in_parts else ALONE):
         ranker = registry.from_spec(registry.to_spec(whole))
     load_whole(ranker, dict(whole.state_dict()))
@@ -182,7 +190,7 @@ def refusal(workers: Workers) -> str:
 def train_all(workers: Workers) -> dict[str, Any]:
     found: dict[str, Any] = {case: train(workers, case) for case in CASES}
     found["resumed"] = {case: same_after_a_stop(workers, case) for case in RESUMED}
-    found["whole"] = {case: with_whole_tables(workers, case) for case in ("ce", "ce, fsdp")}
+    found["whole"] = {case: with_whole_tables(workers, case) for case in WHOLE}
     return found | {"refused": refusal(workers)}
 
 
@@ -232,7 +240,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert all(worker["resumed"][case] for worker in of_two)
 
 
-@pytest.mark.parametrize("case", ["ce", "ce, fsdp"])
+@pytest.mark.parametrize("case", WHOLE)
 def test_whole_tables_stay_the_same_on_every_worker(
     case: str, of_two: list[dict[str, Any]]
 ) -> None:
