@@ -18,6 +18,8 @@ from models.text_vectors import TextSettings, TextVectors
 
 # Directions with less than this share of the strongest one's variance are noise.
 WEAKEST_SHARE = 1e-4
+# Where gates start, before the sigmoid: nearly open, or id vectors would learn at half the pace.
+OPEN_GATE = 2.0
 
 
 class FusedItems(ItemTable):
@@ -73,7 +75,7 @@ class FusedItems(ItemTable):
             layers += [nn.GELU(), nn.Linear(settings.hidden, dim)]
         self.adaptor = nn.Sequential(*layers)
         self.adaptor.apply(initialise)
-        self.gate_D = nn.Parameter(torch.zeros(dim))
+        self.gate_D = nn.Parameter(torch.full((dim,), OPEN_GATE))
         self.gate_by_frequency_D = nn.Parameter(torch.ones(dim))
         self._kept: tuple[Any, Tensor] | None = None
 
@@ -116,7 +118,7 @@ class FusedItems(ItemTable):
         order = variance.argsort(descending=True)[: self.settings.components]
         variance, directions = variance[order], directions_VV[:, order]
         strong = variance > WEAKEST_SHARE * variance[0].clamp(min=1e-12)
-        scale = strong / (variance.clamp(min=1e-12) * max(int(strong.sum()), 1)).sqrt()
+        scale = strong / variance.clamp(min=1e-12).sqrt()
         turn_VC = torch.zeros(vectors.width, self.settings.components)
         turn_VC[:, : len(order)] = (directions * scale).float()
         self.mean_V = mean_V.float().to(self.mean_V.device)
@@ -161,7 +163,7 @@ class FusedItems(ItemTable):
         ids_X = torch.from_numpy(vectors.ids_X).to(self.mean_V.device)
         # In float64: what is kept must not depend on the vectors beside it.
         turned_XC = (given_XV.double() - self.mean_V.double()) @ self.turn_VC.double()
-        self.text_N1C[ids_X] = turned_XC.to(self.text_N1C.dtype)
+        self.text_N1C[ids_X] = functional.normalize(turned_XC, dim=1).to(self.text_N1C.dtype)
         self.has_text_N1[ids_X] = True
         self._kept = None
 
@@ -183,6 +185,22 @@ class FusedItems(ItemTable):
             return functional.embedding(ids, self._whole())
         distinct_U, place = torch.unique(ids, return_inverse=True)
         return functional.embedding(place, self._fuse(super().forward(distinct_U), distinct_U))
+
+    def directions(self, start: int, stop: int) -> Tensor:
+        """Unit vectors of the texts of ids start..stop-1, zero where there is none: [C, C']."""
+        ids_X = torch.arange(start, stop, device=self.weight.device)
+        return self.directions_of(ids_X)
+
+    def directions_of(self, ids: Tensor) -> Tensor:
+        """Unit vectors of items' texts, zero where there is none or it is not learnt from."""
+        found = self.text_N1C[ids].float()
+        return found * self.trained_N1[ids][..., None] if self._learning else found
+
+    def profiles(self, rows_E: Tensor, ids_E: Tensor, count: int) -> Tensor:
+        """Unit vectors of the mean texts of `count` histories; entry e puts an item into a row."""
+        sums = torch.zeros(count, self.text_N1C.shape[1], device=self.weight.device)
+        sums.index_add_(0, rows_E, self.directions_of(ids_E))
+        return functional.normalize(sums, dim=1)
 
     def _fuse(self, own_XD: Tensor, ids_X: Tensor) -> Tensor:
         learning = self._learning

@@ -12,14 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.base import Ranker, RankerConfig, item_counts
+from models.base import item_counts
 from models.batch import SequenceBatch
 from models.encoders.base import INIT_STD
 from models.fused_items import FusedItems
 from models.item_table import ItemTable
 from models.propensity import inverse_propensities
 from models.sequences import SequenceStore
-from models.text_vectors import TextChoice, TextVectors
+from models.text_ranker import TextConfig, TextRanker
 
 # Adam moves every weight by about its learning rate; one number that stands for log odds has
 # farther to go than a coordinate of a vector.
@@ -28,7 +28,7 @@ REPEAT_SCALE = 10.0
 MANY_ITEMS = 100_000
 
 
-class NeuralConfig(RankerConfig):
+class NeuralConfig(TextConfig):
     """Settings that every neural ranker shares.
 
     Attributes:
@@ -53,9 +53,6 @@ class NeuralConfig(RankerConfig):
         repeats: "learned" adds one learned number to the score of every item in the visible
             history, so that the log decides whether people take things again; "plain" leaves it
             to the vectors, which cannot tell an item from its own history.
-        text_vectors: Fuse frozen text vectors with the id vectors (`FusedItems`): "off", "on", an
-            encoder's name, or settings such as {"id_dropout": 0.2}. Items that training never saw
-            are then scored by their text.
     """
 
     dim: int = Field(default=64, ge=1)
@@ -72,10 +69,9 @@ class NeuralConfig(RankerConfig):
     scoring: Literal["dot", "cosine"] = "dot"
     temperature: float = Field(default=1.0, gt=0)
     repeats: Literal["learned", "plain"] = "learned"
-    text_vectors: TextChoice = None
 
 
-class NeuralRanker(Ranker):
+class NeuralRanker(TextRanker):
     """A ranker with an item table, an encoder over item vectors and tied scoring."""
 
     is_trainable = True
@@ -89,7 +85,7 @@ class NeuralRanker(Ranker):
     def __init__(self, config: NeuralConfig, num_items: int) -> None:
         super().__init__(config, num_items)
         text = config.text_vectors
-        self.items = (
+        self.items: ItemTable = (
             ItemTable(num_items, config.dim)
             if text is None
             else FusedItems(num_items, config.dim, text)
@@ -125,59 +121,6 @@ class NeuralRanker(Ranker):
         share = (len(rows) - distinct + 1) / (len(rows) + 1)
         with torch.no_grad():
             self.repeat_rate.fill_(np.log(share) / REPEAT_SCALE)
-
-    @property
-    def takes_text(self) -> bool:
-        """Whether `learn_text` is wanted before training."""
-        return self.config.text_vectors is not None
-
-    @property
-    def text_encoder(self) -> str | None:
-        """The encoder whose vectors it was trained with, where it takes any."""
-        return None if self.config.text_vectors is None else self.config.text_vectors.encoder
-
-    def learn_text(self, vectors: TextVectors) -> None:
-        """Take the items' text vectors, whose encoder the settings then name."""
-        text = self._text_of(vectors)
-        text.start(vectors)
-        named = text.settings.model_copy(update={"encoder": vectors.encoder})
-        text.settings = named
-        self.config = self.config.model_copy(update={"text_vectors": named})
-
-    def require_encoder(self, vectors: TextVectors) -> None:
-        """Refuse text vectors of another encoder or width."""
-        self._text_of(vectors).require_width(vectors)
-
-    def welcome(self, vectors: TextVectors, num_items: int) -> None:
-        """Take the text vectors of items newer than the weights, of a catalogue grown since."""
-        text = self._text_of(vectors)
-        if not self.scores_by_vector:
-            return
-        size = max(num_items, self.num_items) + 1
-        text.welcome(vectors, size - 1)
-        for name, buffer in self.named_buffers(recurse=False):
-            if buffer.dim() and len(buffer) == self.num_items + 1 and "_N1" in name:
-                more = buffer.new_zeros(size - len(buffer), *buffer.shape[1:])
-                setattr(self, name, torch.cat([buffer, more]))
-        self.num_items = size - 1
-
-    def _text_of(self, vectors: TextVectors) -> FusedItems:
-        if not isinstance(self.items, FusedItems):
-            raise ValueError(f"{self.name} was set up without text vectors: set text_vectors=on")
-        wanted = self.items.settings.encoder
-        if wanted not in ("", vectors.encoder):
-            raise ValueError(
-                f"{self.name} takes text vectors of encoder {wanted!r}, and these are of "
-                f"{vectors.encoder!r}: encode the items with {wanted!r}, or train anew"
-            )
-        return self.items
-
-    @property
-    def scorable_N1(self) -> Tensor:
-        """Items seen in training, and those that their text can score."""
-        if not isinstance(self.items, FusedItems) or not self.scores_by_vector:
-            return self.known_N1
-        return self.known_N1 | self.items.has_text_N1
 
     @property
     def loss(self) -> str:
@@ -264,7 +207,10 @@ class NeuralRanker(Ranker):
             return query_BD
         # Queries of rows that were padded to other lengths must still line up.
         ids_BL = functional.pad(batch.item_ids_BL, (self.config.max_length - batch.length, 0))
-        return torch.cat([query_BD.float(), ids_BL.float()], dim=1)
+        parts = [query_BD.float(), ids_BL.float()]
+        if self.likeness > 0:
+            parts.append(self.likeness * self.profile(batch.item_ids_BL))
+        return torch.cat(parts, dim=1)
 
     def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
         query_BD = queries[:, : self.query_width].contiguous()
@@ -272,7 +218,10 @@ class NeuralRanker(Ranker):
         bias = self.repeat_bias
         if bias is None:
             return scores_BC
-        ids_BL = queries[:, self.query_width :].long()
+        behind = self.query_width + self.config.max_length
+        if self.likeness > 0:
+            scores_BC = scores_BC + queries[:, behind:] @ self.texts.directions(start, stop).T
+        ids_BL = queries[:, self.query_width : behind].long()
         rows, places = ((ids_BL >= max(start, 1)) & (ids_BL < stop)).nonzero(as_tuple=True)
         columns = ids_BL[rows, places] - start
         # Put, not add: an item that stands in the history twice gets the number once.
@@ -291,4 +240,7 @@ class NeuralRanker(Ranker):
                     scores_BK[:, k].sum(), vectors_BLD, retain_graph=True
                 )
                 carried.append((grad_BLD * vectors_BLD.detach()).sum(-1))
-        return torch.stack(carried, dim=1).detach()
+        carried_BKL = torch.stack(carried, dim=1).detach()
+        if self.likeness > 0:
+            carried_BKL = carried_BKL + self.likeness * self.alike(batch.item_ids_BL, items_BK)
+        return carried_BKL

@@ -1,6 +1,6 @@
-"""Draws of the places that a costly term of a loss is taken at.
+"""Places of rows that something is taken at: drawn ones, and the first of each item.
 
-Shape legend: B rows, Q places, R drawn rows, T targets.
+Shape legend: B rows, L positions, Q places, R drawn rows, T targets.
 """
 
 import torch
@@ -43,3 +43,9 @@ def same_target_pairs(targets_T: Tensor, rows_T: Tensor) -> tuple[Tensor, Tensor
     left, right = order_T[apart_T], next_T[apart_T]
     mixed = torch.randperm(len(left), device=left.device)
     return left[mixed], right[mixed]
+
+
+def first_places(ids_BL: Tensor) -> Tensor:
+    """Mark the first place of each item of a row; padding is none: bool [B, L]."""
+    earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]).tril(-1)
+    return (ids_BL > 0) & ~earlier_BLL.any(dim=2)

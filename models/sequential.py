@@ -27,6 +27,7 @@ from models.losses import (
     sharded_cross_entropy,
 )
 from models.neural import NeuralConfig, NeuralRanker
+from models.places import first_places
 from models.prefixes import draw_prefixes, num_prefixes
 from models.sequences import SequenceStore
 
@@ -198,8 +199,7 @@ class SequentialRanker(NeuralRanker):
         ids_BL = base.batch.item_ids_BL
         square = (base.batch.length, base.batch.length)
         past_LL = torch.ones(square, dtype=torch.bool, device=self.device).tril()
-        earlier_BLL = (ids_BL[:, :, None] == ids_BL[:, None, :]) & past_LL.tril(-1)
-        first_BL = (ids_BL > 0) & ~earlier_BLL.any(dim=2)
+        first_BL = first_places(ids_BL)
         of_row, at = chosen_BQ.nonzero(as_tuple=True)
         past_TL = past_LL[base.places_BQ[of_row, at]]
         rows_E, places_E = (first_BL[of_row] & past_TL).nonzero(as_tuple=True)
@@ -212,6 +212,11 @@ class SequentialRanker(NeuralRanker):
         config, rows_T = self.config, targets_T - 1
         queries_TD = self.scale_queries(states_TD) / temperature
         bonus = bonus if bonus is None or temperature == 1.0 else bonus.over(temperature)
+        if self.likeness > 0 and bonus is not None:
+            # As one more part of queries and of item vectors, no loss has to know of it.
+            profile = self.texts.profiles(bonus.rows_E, bonus.columns_E + 1, len(rows_T))
+            profile = profile * (self.likeness / temperature)
+            queries_TD = torch.cat([queries_TD, profile.to(queries_TD.dtype)], dim=1)
         weights_T = torch.ones(len(rows_T), device=self.device)
         if config.propensity_power > 0:
             weights_T = self.weights_N[rows_T]
@@ -220,7 +225,10 @@ class SequentialRanker(NeuralRanker):
             return self._full_cross_entropy(queries_TD, targets_T, bonus, shares_T)
         drawn = self._negatives()
         # One look-up: each would cost the table a gradient of its own.
-        vectors = self.vectors_of(torch.cat([targets_T, drawn.ids_M + 1]))
+        wanted = torch.cat([targets_T, drawn.ids_M + 1])
+        vectors = self.vectors_of(wanted)
+        if queries_TD.shape[1] > vectors.shape[1]:
+            vectors = torch.cat([vectors, self.texts.directions_of(wanted)], dim=1)
         wanted_TD, vectors_MD = torch.split(vectors, [len(rows_T), len(drawn.ids_M)])
         judged = (queries_TD, wanted_TD, vectors_MD, rows_T, drawn)
         if self.loss == "sampled":
@@ -231,9 +239,11 @@ class SequentialRanker(NeuralRanker):
         self, queries_TD: Tensor, targets_T: Tensor, bonus: Bonus | None, shares_T: Tensor
     ) -> Tensor:
         if self.items.workers.world == 1:
-            return full_cross_entropy(
-                queries_TD, self.training_vectors(), targets_T - 1, bonus, shares_T
-            )
+            vectors = self.training_vectors()
+            if queries_TD.shape[1] > vectors.shape[1]:
+                texts = self.texts.directions(1, self.num_items + 1)
+                vectors = torch.cat([vectors, texts], dim=1)
+            return full_cross_entropy(queries_TD, vectors, targets_T - 1, bonus, shares_T)
         first, last = self.items.span
         first = max(first, 1)
         return sharded_cross_entropy(

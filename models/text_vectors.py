@@ -63,6 +63,8 @@ class TextSettings(BaseModel):
         components: Strongest directions of the training items' vectors that are kept.
         hidden: Width of a hidden layer in the adaptor; 0 is a linear one.
         id_dropout: Share of look-ups in training in which an item stands on its text alone.
+        likeness: What is added to an item's score for the cosine between its text and the mean text
+            of the history; 0 leaves it out. Needs repeats=learned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class TextSettings(BaseModel):
     components: int = Field(default=128, ge=1)
     hidden: int = Field(default=0, ge=0)
     id_dropout: float = Field(default=0.3, ge=0, lt=1)
+    likeness: float = Field(default=5.0, ge=0)
 
 
 def _spelled_out(value: Any) -> Any:

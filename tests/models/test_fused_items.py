@@ -82,6 +82,40 @@ def test_an_item_is_its_gated_id_and_its_text(store: SequenceStore) -> None:
     assert torch.equal(vectors[0], items.weight[0])
 
 
+def test_scores_rise_with_the_likeness_of_texts(store: SequenceStore) -> None:
+    """By the cosine of an item's text and the mean of the history's, each item counted once."""
+    with_it, without = (
+        small_ranker("sasrec" + TEXT, store, text_vectors={"components": 8, "likeness": number})
+        for number in (3.0, 0.0)
+    )
+    history = SequenceStore.from_lists([[3, 5, 3], [7]])
+    batch = collate(history, np.arange(2), 4)
+    scores = [one.scores(one.encode(batch), 1, 30) for one in (with_it, without)]
+    text = fused(with_it).text_N1C.float()
+    mean = torch.stack([text[3] + text[5], text[7]])
+    cosine = torch.nn.functional.normalize(mean, dim=1) @ text[1:30].T
+    torch.testing.assert_close(scores[0], scores[1] + 3.0 * cosine)
+    items = torch.tensor([[9, 12], [9, 12]])
+    carried = [one.contributions(batch, items) for one in (with_it, without)]
+    more = (carried[0] - carried[1]).sum(dim=2)
+    torch.testing.assert_close(more, 3.0 * cosine[:, [8, 11]])
+
+
+def test_training_scores_as_serving_does(store: SequenceStore) -> None:
+    """The loss of a place is that of the scores that its history would get."""
+    for name in ("sasrec", "hstu"):
+        ranker = small_ranker(name + TEXT, store)
+        assert isinstance(ranker, NeuralRanker)
+        assert ranker.likeness > 0
+        rows = SequenceStore.from_lists([[3, 5, 3, 9], [7, 11]])
+        loss = sum(ranker.losses(collate(rows, np.arange(2), 4, with_targets=True)).values())
+        histories = SequenceStore.from_lists([[3], [3, 5], [3, 5, 3], [7]])
+        queries = ranker.encode(collate(histories, np.arange(4), 4))
+        scores = ranker._scores(queries, 1, NUM_ITEMS + 1)
+        targets = torch.tensor([5, 3, 9, 11]) - 1
+        torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(scores, targets))
+
+
 def test_rare_items_lean_on_their_text(store: SequenceStore) -> None:
     rows = [[1, 2]] * 30 + [[3, 2]]
     settings = TextSettings(components=4)
