@@ -72,7 +72,7 @@ class TextSettings(BaseModel):
     encoder: str = ""
     components: int = Field(default=128, ge=1)
     hidden: int = Field(default=0, ge=0)
-    id_dropout: float = Field(default=0.3, ge=0, lt=1)
+    id_dropout: float = Field(default=0.2, ge=0, lt=1)
     likeness: float = Field(default=5.0, ge=0)
 
 
