@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from models.batch import SequenceBatch
 from models.encoders.base import BasePass, Chain, Encoder, every_position, initialise
+from models.layers import fused
 from models.layers.attention import AttentionLayer, BlockSettings, Heads
 from models.layers.dropout import dropout
 from models.layers.relative import Gaps, RelativeBias, rotate, time_buckets
@@ -139,6 +140,11 @@ class TransformerEncoder(Encoder):
     ) -> Tensor:
         """Attend to the base pass under its mask and to the place's own chain."""
         block = self.layers[layer]
+        if bias_BQL is None and not chain.joined and block.is_fused(q_BHQW):
+            share = self.settings.dropout if self.training else 0.0
+            rows = (base.keys[layer], base.values[layer])
+            own = (chain.keys[layer], chain.values[layer])
+            return fused.attend(q_BHQW, *rows, base.mask_B1QL, own, share)
         base_BHQL = block.scores(q_BHQW, base.keys[layer])
         own_BHQk = _own_scores(block, q_BHQW, chain, layer)
         if bias_BQL is not None:

@@ -71,6 +71,10 @@ class AttentionLayer(nn.Module, ABC):
     def finish(self, x_BQD: Tensor, mixed_BHQW: Tensor, gate_BQD: Tensor | None) -> Tensor:
         """Complete the layer after attention."""
 
+    def is_fused(self, x: Tensor) -> bool:
+        """Say whether an input takes the fused form of this layer (see `models.layers.fused`)."""
+        return False
+
     def attend(
         self, heads: Heads, mask_B1LL: Tensor, bias_BLL: Tensor | None, plain: bool = False
     ) -> Tensor:

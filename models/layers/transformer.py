@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.layers import fused
 from models.layers.attention import AttentionLayer, BlockSettings, Heads
 from models.layers.dropout import dropout
 
@@ -28,15 +29,26 @@ class Block(AttentionLayer):
         """Project an input to queries, keys and values."""
         if self.settings.norm == "pre":
             x_BQD = self.attention_norm(x_BQD)
-        q, k, v = self.project_in(x_BQD).chunk(3, dim=-1)
-        return Heads(self.split(q), self.split(k), self.split(v))
+        parts = self.project_in(x_BQD).unflatten(-1, (3, self.settings.num_heads, -1))
+        parts = parts.permute(2, 0, 3, 1, 4)
+        if self.training:  # once for all products to come, those of thoughts too
+            parts = parts.contiguous()
+        q, k, v = parts.unbind(0)
+        return Heads(q, k, v)
+
+    def is_fused(self, x: Tensor) -> bool:
+        """Say whether an input takes the fused form of this layer (see `models.layers.fused`)."""
+        return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
     def attend(
         self, heads: Heads, mask_B1LL: Tensor, bias_BLL: Tensor | None, plain: bool = False
     ) -> Tensor:
         """Attend among the inputs themselves: [B, H, L, W]."""
+        share = self.settings.dropout if self.training else 0.0
         # With dropout torch's kernel for a CPU spends most of its time on drawing what to drop.
-        dropped_on_cpu = self.training and self.settings.dropout > 0 and not heads.q.is_cuda
+        dropped_on_cpu = share > 0 and not heads.q.is_cuda
+        if bias_BLL is None and dropped_on_cpu and self.is_fused(heads.q):
+            return fused.attend(heads.q, heads.k, heads.v, mask_B1LL, ([], []), share)
         if bias_BLL is not None or dropped_on_cpu:
             return super().attend(heads, mask_B1LL, bias_BLL)
         mixed_BHLW: Tensor = functional.scaled_dot_product_attention(
@@ -44,7 +56,7 @@ class Block(AttentionLayer):
             heads.k,
             heads.v,
             attn_mask=None if plain else mask_B1LL,
-            dropout_p=self.settings.dropout if self.training else 0.0,
+            dropout_p=share,
             is_causal=plain,
         )
         return mixed_BHLW
@@ -68,7 +80,13 @@ class Block(AttentionLayer):
         if self.settings.norm == "post":
             x_BQD = self.attention_norm(x_BQD)
             return self.inner_norm(x_BQD + self._drop(self._inner(x_BQD)))  # type: ignore[no-any-return]
-        return x_BQD + self._drop(self._inner(self.inner_norm(x_BQD)))
+        # Its fused form finds slopes on the way, which nobody asks for at inference.
+        if not (self.training and self.is_fused(x_BQD)):
+            return x_BQD + self._drop(self._inner(self.inner_norm(x_BQD)))
+        settings = (self.settings.activation, self.settings.dropout)
+        x_TD = x_BQD.flatten(0, 1)
+        x_TD = fused.feed_forward(x_TD, self.inner_norm, self.widen, self.narrow, *settings)
+        return x_TD.view_as(x_BQD)
 
     def _inner(self, x_BQD: Tensor) -> Tensor:
         out: Tensor = self.narrow(self._drop(self.activate(self.widen(x_BQD))))

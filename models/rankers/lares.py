@@ -58,7 +58,7 @@ class LARESConfig(SequentialConfig):
     core_layers: int = Field(default=2, ge=1)
     adapter: Adapter = "average"
     start_scale: float = Field(default=3.0, ge=0)
-    kept_recurrences: int = Field(default=1, ge=0)
+    kept_recurrences: int = Field(default=2, ge=0)
     contrast_weight: float = Field(default=0.2, ge=0)
     step_contrast_weight: float = Field(default=0.1, ge=0)
     contrast_temperature: float = Field(default=1.0, gt=0)

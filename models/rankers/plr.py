@@ -30,7 +30,7 @@ class PLRConfig(ReasoningConfig):
             which the loss rewards.
         diversity_limit: Mean divergence, in nats, beyond which nothing more is rewarded.
         step_share: Share of the targets, drawn afresh for each batch, that the divergence is taken
-            over.
+            over (published: all); the mean is the same in expectation.
         contrast_weight: Weight of the contrast between two passes with dropout of their own.
         contrast_temperature: Divides the contrast's cosines.
         contrast_share: Share of the rows that are encoded a second time for the contrast, each up
@@ -42,7 +42,7 @@ class PLRConfig(ReasoningConfig):
     num_streams: int = Field(default=2, ge=0)
     diversity_weight: float = Field(default=0.1, ge=0)
     diversity_limit: float = Field(default=1.0, gt=0)
-    step_share: float = Field(default=0.1, gt=0, le=1)
+    step_share: float = Field(default=0.05, gt=0, le=1)
     contrast_weight: float = Field(default=0.1, ge=0)
     contrast_temperature: float = Field(default=0.1, gt=0)
     contrast_share: float = Field(default=0.25, gt=0, le=1)

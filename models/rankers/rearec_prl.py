@@ -22,8 +22,8 @@ class ReaRecPRLConfig(ReasoningConfig):
         annealing: Base of the step temperatures: step k of K is judged at annealing^(K - k).
         step_weight: Weight of the mean cross-entropy over the steps before the last.
         step_share: Share of the targets, drawn afresh for each batch, that judges the steps before
-            the last. The mean is the same in expectation, and a full softmax per step is most of
-            what training costs.
+            the last (published: all). The mean is the same in expectation, and a full softmax per
+            step is most of what training costs.
         contrast_weight: Weight of the contrast between noisy and clean chains.
         noise: Standard deviation of the noise on a thought's input.
         noise_warmup_epochs: Epochs before the contrast starts.
@@ -31,7 +31,7 @@ class ReaRecPRLConfig(ReasoningConfig):
 
     annealing: float = Field(default=5.0, gt=0)
     step_weight: float = Field(default=1.0, ge=0)
-    step_share: float = Field(default=0.25, gt=0, le=1)
+    step_share: float = Field(default=0.1, gt=0, le=1)
     contrast_weight: float = Field(default=1.0, ge=0)
     noise: float = Field(default=0.01, ge=0)
     noise_warmup_epochs: int = Field(default=2, ge=0)
