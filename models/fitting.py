@@ -18,7 +18,6 @@ from models.base import Ranker
 from models.batch import SequenceBatch, SequenceStore, steps_per_epoch, training_batches
 from models.evaluation import Holdout
 from models.local_state import load_parts, local_parts
-from models.memory import keep_freed_memory, release_freed_memory
 from models.optimisers import Optimisers
 from models.recipe import EpochResult, FitConfig, NonFiniteLossError, StepState
 from models.validation import users_to_judge, validate
@@ -87,7 +86,6 @@ class Fitter:
         reduce_sum: Callable[[Tensor], Tensor] = no_reduction,
         num_batches: int | None = None,
     ) -> None:
-        keep_freed_memory()
         self.ranker = ranker.to(device)
         self.config = config
         self.device = torch.device(device)
@@ -165,7 +163,6 @@ class Fitter:
             if on_epoch is not None:
                 on_epoch(result)
         self.restore_best()
-        release_freed_memory()
         return self.curve
 
     def run_epoch(self, on_step: Callable[[StepState], None] | None = None) -> EpochResult:
