@@ -1,7 +1,8 @@
 """Take over what a model wrote elsewhere about what people like, where their history bears it out.
 
 The texts come in paragraphs. One that opens with a taste (`LIKE:`, `TASTE:`, `INTEREST:`) is an
-interest; the titles that it names are its evidence, if they stand in the person's history. Other
+interest; the titles that it names are its evidence, if they stand in the person's history. What
+somebody dislikes is none, nor has a refusal any: only its preamble may sound like one. Other
 formats, such as made-up ratings of single films, hold no interest.
 """
 
@@ -26,6 +27,12 @@ LEAD = re.compile(
     r"(?:for|in|with))\s+",
     re.IGNORECASE,
 )
+# A taste that explains low ratings is none.
+DISTASTE = re.compile(
+    r"\b(?:not (?:a (?:big )?fan|interested|enjoy)|dislikes?d?|low(?:er)? rat|"
+    r"(?:don't|do not|didn't|did not) (?:like|enjoy)|rated .{0,80} (?:low|poorly)\b)",
+    re.IGNORECASE,
+)
 YEAR = re.compile(r"\s*\((?:\d{4})\)\s*$")
 ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>the|a|an|les?|la|das|der|die|il|el)$")
 # Shorter titles are words of the language: "M", "Go", "Up".
@@ -48,9 +55,9 @@ def recorded_interests(
     """
     if not text.strip():
         raise ValueError("the text is empty")
-    if REFUSAL.match(text.strip()):
-        raise ValueError("the text is a refusal")
     claimed = [taste for paragraph in _paragraphs(text) if (taste := _taste(paragraph))]
+    if not claimed and REFUSAL.match(text.strip()):
+        raise ValueError("the text is a refusal")
     if not claimed:
         raise ValueError("no paragraph begins with LIKE:, TASTE: or INTEREST:")
     titles = {
@@ -95,7 +102,9 @@ def _taste(paragraph: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _evidence(said: str, titles: Mapping[int, str]) -> list[int]:
-    """The numbers of the titles that a paragraph names, in either form."""
+    """The numbers of the titles that a paragraph names, in either form; none for a distaste."""
+    if DISTASTE.search(said):
+        return []
     words = _words(said)
     turned = _words(re.sub(r"([^;:,]+), (The|A|An|Les?|La)\b", r"\2 \1", said))
     numbers = []

@@ -130,9 +130,10 @@ def test_quality_is_shares() -> None:
             ([("stories of rebellion", ["a", "b"])], 2),
         ),
         (
-            'As an analyst, I say:\n\nTASTE: Space\nREASON: Movies like "Star Wars: Episode IV - A '
-            'New Hope" and "M" are great.',
-            ([("Space", ["d"])], 1),
+            "As an AI language model, I say:\n\nTASTE: Space\nREASON: Movies like "
+            '"Star Wars: Episode IV - A New Hope" and "M" are great.\n'
+            'TASTE: Action\nREASON: I gave low ratings to "The Matrix" as I am not a fan.',
+            ([("Space", ["d"])], 2),
         ),
     ],
 )
