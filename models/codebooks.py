@@ -6,7 +6,7 @@ vector's codes must not depend on the vectors beside it, and float32 products ro
 Shape legend: X vectors, V width, D width of what is quantised, G codes, K values of a codebook.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,7 +38,14 @@ class Coded:
 
 
 def fit_codebooks(
-    vectors_XV: Tensor, method: Method, levels: int, codes: int, *, seed: int = 0, epochs: int = 300
+    vectors_XV: Tensor,
+    method: Method,
+    levels: int,
+    codes: int,
+    *,
+    seed: int = 0,
+    epochs: int = 300,
+    note: Callable[[int], None] = lambda _: None,
 ) -> Arrays:
     """Fit codebooks of a method; equal vectors and settings give equal arrays on one machine.
 
@@ -49,6 +56,7 @@ def fit_codebooks(
         codes: Values K of each; no more than there are vectors.
         seed: Seed of all that is drawn.
         epochs: Of RQ-VAE.
+        note: Told how many of them are done.
 
     Raises:
         ValueError: If there is no vector.
@@ -56,7 +64,7 @@ def fit_codebooks(
     if method == "rqvae":
         count = max(2, min(codes, len(vectors_XV)))
         config = RqVaeConfig(levels=levels, codes=count, seed=seed, epochs=epochs)
-        model = fit_rq_vae(vectors_XV, config)
+        model = fit_rq_vae(vectors_XV, config, note)
         return {name: values.detach().numpy() for name, values in model.state_dict().items()}
     left_XV = vectors_XV.float()
     books = []

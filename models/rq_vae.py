@@ -3,7 +3,7 @@
 Shape legend: X vectors, V width, D latent width, G levels, K values of a codebook.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -134,12 +134,15 @@ class RqVae(nn.Module):
         return moved
 
 
-def fit_rq_vae(vectors_XV: Tensor, config: RqVaeConfig) -> RqVae:
+def fit_rq_vae(
+    vectors_XV: Tensor, config: RqVaeConfig, note: Callable[[int], None] = lambda _: None
+) -> RqVae:
     """Train an RQ-VAE; equal vectors and config give equal weights on one machine.
 
     Args:
         vectors_XV: Finite vectors.
         config: Its settings.
+        note: Told how many epochs are done, after each.
 
     Raises:
         ValueError: If there is no vector.
@@ -165,6 +168,7 @@ def fit_rq_vae(vectors_XV: Tensor, config: RqVaeConfig) -> RqVae:
             loss = model.loss(vectors_XV[rows])
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+        note(epoch + 1)
     return model.eval()
 
 

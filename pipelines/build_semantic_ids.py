@@ -1,6 +1,8 @@
 """Give every item vector of a night its codes: codebooks fitted once, twins told apart for good."""
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ SLOTS = SEMANTIC_SLOTS.name
 # With fewer items for each value of a code, it would tell items apart instead of gathering them.
 ITEMS_PER_VALUE = 4
 WORTH_A_WARNING = 0.1
+LOG_EVERY_S = 10.0
 
 
 def run(context: Context, *, refit: bool = False, cascade: bool = True) -> Result:
@@ -115,6 +118,7 @@ class Coding:
                 codes,
                 seed=wanted.seed,
                 epochs=wanted.epochs,
+                note=_saying(wanted.epochs),
             )
             coded = code_vectors(vectors_XV, arrays)
             figures = code_diagnostics(coded.codes_XG, codes) | {"error": coded.error}
@@ -183,6 +187,21 @@ def new_slots(there: pa.Table, version: str, pairs: list[tuple[str, int]]) -> pa
     return pa.Table.from_pylist(
         [dict(zip(names, row, strict=True)) for row in rows], schema=SEMANTIC_SLOTS.schema
     )
+
+
+def _saying(epochs: int) -> Callable[[int], None]:
+    """Say now and then how far the fitting is."""
+    began = said = time.monotonic()
+
+    def note(done: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said > LOG_EVERY_S:
+            said = now
+            left = round((now - began) * (epochs / done - 1))
+            log.info("fitting codebooks", epoch=f"{done}/{epochs}", seconds_left=left)
+
+    return note
 
 
 def _by_item(rows: pa.Table, column: str) -> dict[int, Any]:

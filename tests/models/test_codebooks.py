@@ -82,7 +82,9 @@ def test_values_that_nothing_falls_to_are_moved() -> None:
 
 def test_gradients_reach_the_encoder() -> None:
     points, _ = nested()
-    model = fit_rq_vae(points, RqVaeConfig(levels=2, codes=4, epochs=1))
+    noted: list[int] = []
+    model = fit_rq_vae(points, RqVaeConfig(levels=2, codes=4, epochs=3), noted.append)
+    assert noted == [1, 2, 3]
     model.zero_grad()
     model.loss(points).backward()
     for name, weight in model.named_parameters():
