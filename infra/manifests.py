@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipelines.settings import LaunchSettings, load_settings
+from pipelines.settings import load_settings
+from pipelines.settings.groups import LaunchSettings
 
 FOLDER = Path(__file__).resolve().parent
 # Created by the platform team: RECKONER_* settings, and the secret ones among them.

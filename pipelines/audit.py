@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipelines.lists import POPULARITY
 from pipelines.monitoring import Check
-from pipelines.settings import RecommendSettings
+from pipelines.settings.groups import RecommendSettings
 
 SUBJECT = "recommendations"
 # Percentiles of the baseline's scores bound the bins that drift is measured in.

@@ -15,7 +15,7 @@ from pipelines.benchmark_settings import split_settings
 from pipelines.benchmark_text import text_vectors
 from pipelines.errors import InputError
 from pipelines.io.dataset import Dataset, read_dataset
-from pipelines.settings import VectorSettings
+from pipelines.settings.groups import VectorSettings
 
 PROTOCOLS = ("temporal", "leave-one-out")
 

@@ -18,7 +18,7 @@ from models.text_vectors import TextVectors
 from pipelines.errors import InputError
 from pipelines.io.text_encoder import Floats, open_encoder
 from pipelines.knowledge.vector_text import item_text
-from pipelines.settings import VectorSettings
+from pipelines.settings.groups import VectorSettings
 
 log = structlog.get_logger()
 

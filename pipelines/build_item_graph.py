@@ -19,7 +19,7 @@ from pipelines.io.spark_session import spark_session
 from pipelines.lineage import use_settings
 from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
-from pipelines.settings import GraphSettings
+from pipelines.settings.groups import GraphSettings
 from pipelines.step import Context, Result
 from pipelines.tables.behaviour import ITEM_GRAPH
 

@@ -22,7 +22,7 @@ from pipelines.item_index import ensure_indexed, load_index, unseen
 from pipelines.lineage import SETTINGS, Lineage, use_settings, use_window
 from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
-from pipelines.settings import SequenceSettings
+from pipelines.settings.groups import SequenceSettings
 from pipelines.step import Context, Result
 from pipelines.tables.behaviour import SEQUENCES
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from models.metrics import paired_bootstrap
 from pipelines.judgement import DECIDING, Judgement
-from pipelines.settings import GateSettings
+from pipelines.settings.groups import GateSettings
 
 
 @dataclass(frozen=True)

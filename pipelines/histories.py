@@ -17,7 +17,7 @@ from models.evaluation import Split, temporal_split
 from models.sequences import SequenceStore
 from pipelines.errors import InputError
 from pipelines.io.lake import Lake
-from pipelines.settings import TrainSettings
+from pipelines.settings.groups import TrainSettings
 
 COLUMNS = ["user_id", "item_idx", "action", "ts"]
 SECOND_US = 1_000_000

@@ -23,7 +23,7 @@ from pipelines.io.tracking import MODEL, Card, Registry
 from pipelines.io.training_job import Job, Trained
 from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
 from pipelines.recipes import Recipe, recipe_named
-from pipelines.settings import RaySettings
+from pipelines.settings.groups import RaySettings
 from pipelines.step import Context, Result
 from pipelines.text_vectors import TABLE as VECTORS
 from pipelines.text_vectors import teach_text

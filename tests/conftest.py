@@ -45,7 +45,7 @@ def shared_data() -> Path:
 def spark() -> "Iterator[SparkSession]":
     """One small Spark for the whole run: every step finds it running and leaves it so."""
     from pipelines.io.spark_session import build
-    from pipelines.settings import SparkSettings
+    from pipelines.settings.groups import SparkSettings
 
     settings = SparkSettings(master="local[2]", driver_memory="1g", shuffle_partitions=4)
     session = build(settings, "tests")
@@ -57,7 +57,7 @@ def spark() -> "Iterator[SparkSession]":
 def one_ray() -> Iterator[None]:
     """Start Ray once: every step finds it running and leaves it so."""
     from pipelines.io.cluster import ray_cluster
-    from pipelines.settings import RaySettings
+    from pipelines.settings.groups import RaySettings
 
     with ray_cluster(RaySettings(object_store_mb=200)):
         yield

@@ -21,7 +21,8 @@ from pipelines import build_item_vectors, build_semantic_ids
 from pipelines.io.lake import Lake
 from pipelines.partition import Partition
 from pipelines.run import Run
-from pipelines.settings import SemanticIdSettings, Settings, VectorSettings
+from pipelines.settings import Settings
+from pipelines.settings.groups import SemanticIdSettings, VectorSettings
 from pipelines.step import Context
 
 NIGHTS = ("2026-03-01", "2026-03-02")

@@ -12,7 +12,7 @@ from pipelines.ingest.presets import Layout, preset_layouts
 from pipelines.ingest.typed import require_type
 from pipelines.io.raw_rows import SourceFile
 from pipelines.io.sources import columns_of, find_files, is_named_like
-from pipelines.settings import Source
+from pipelines.settings.groups import Source
 
 Table = Literal["events", "items"]
 KINDS = {

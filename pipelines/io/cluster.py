@@ -10,7 +10,7 @@ import structlog
 
 from pipelines.errors import ServiceUnavailable
 from pipelines.io.reachable import require_answer
-from pipelines.settings import RaySettings
+from pipelines.settings.groups import RaySettings
 
 log = structlog.get_logger()
 

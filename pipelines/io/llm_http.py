@@ -13,7 +13,7 @@ from pipelines.io.llm_quota import QuotaClient
 from pipelines.knowledge.answers import MAX_ANSWER_CHARS
 from pipelines.knowledge.quota import Stop
 from pipelines.knowledge.requests import Reply, Request, price, tokens_of
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529}
 MISTAKES = {

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import InputError
 from pipelines.knowledge.requests import Reply, Request
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 
 BY_REQUEST = "request_hash"
 BY_ITEM = "item_id"

@@ -26,7 +26,7 @@ from pipelines.knowledge.reasoning import Chain, reason_about_category, reason_a
 from pipelines.knowledge.requests import Reply, Request
 from pipelines.knowledge.user_history import Line
 from pipelines.run import Run
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 
 Kind = Literal["category", "item", "user"]
 

@@ -22,7 +22,7 @@ from pipelines.io.llm_tasks import Job
 from pipelines.knowledge.course import Course
 from pipelines.knowledge.quota import Quota
 from pipelines.knowledge.requests import Reply, Request, price, step_schema
-from pipelines.settings import LlmSettings, RaySettings
+from pipelines.settings.groups import LlmSettings, RaySettings
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from pipelines.io.reachable import require_answer
 from pipelines.io.spark_lake import LakeSource
-from pipelines.settings import SparkSettings
+from pipelines.settings.groups import SparkSettings
 
 _registering = threading.Lock()
 _registered: weakref.WeakSet[SparkSession] = weakref.WeakSet()

@@ -20,7 +20,7 @@ import structlog
 
 from pipelines.errors import InputError
 from pipelines.knowledge.hashed_text import HashedEncoder
-from pipelines.settings import VectorSettings
+from pipelines.settings.groups import VectorSettings
 
 log = structlog.get_logger()
 

@@ -29,7 +29,7 @@ from pipelines.histories import Shard, read_histories, split_histories
 from pipelines.io.lake import Lake
 from pipelines.io.run_files import read_start
 from pipelines.run import Run
-from pipelines.settings import TrainSettings
+from pipelines.settings.groups import TrainSettings
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ from pipelines.errors import InputError
 from pipelines.knowledge.estimate import Estimate
 from pipelines.knowledge.item_text import require_summary
 from pipelines.knowledge.quota import Stop
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 from pipelines.step import Context
 from pipelines.tables.knowledge import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.knowledge.item_text import item_fields
 from pipelines.knowledge.requests import SCHEMA_TOKENS, price, prompt_text, tokens_of
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 
 # Answer tokens to expect before anything has been measured.
 EXPECTED_OUT = {

@@ -10,7 +10,7 @@ from pipelines.knowledge.item_text import require_language
 from pipelines.knowledge.reasoning import Asker, Chain
 from pipelines.knowledge.selection import SERVICE
 from pipelines.knowledge.user_history import Line, inverted
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 
 SUBJECT_PREFIX = "user:"
 MAX_TAGS = 10

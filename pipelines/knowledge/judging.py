@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipelines.knowledge.reasoning import NEEDS
 from pipelines.knowledge.selection import SERVICE
 from pipelines.monitoring import Check
-from pipelines.settings import KnowledgeSettings
+from pipelines.settings.groups import KnowledgeSettings
 
 SUBJECT = "item_knowledge"
 # Shares of which less is better.

@@ -32,7 +32,7 @@ from pipelines.knowledge.item_text import (
     stands_in,
 )
 from pipelines.knowledge.requests import Reply, Request, prompt_text, step_version
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 
 T = TypeVar("T")
 Chain = Generator[Request, Reply, T]

@@ -18,7 +18,7 @@ from pipelines.knowledge.answers import (
     answer_schema,
 )
 from pipelines.knowledge.item_text import LANGUAGE_NAMES
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 
 # The prompt files in use; an edited prompt gets a new number and a line of its own in the tests.
 PROMPTS: dict[str, tuple[str, type[Answer]]] = {

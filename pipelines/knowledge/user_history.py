@@ -12,7 +12,7 @@ from typing import Any
 
 from feature_jobs.item_knowledge import plain_text
 from pipelines.knowledge.requests import tokens_of
-from pipelines.settings import InterestSettings
+from pipelines.settings.groups import InterestSettings
 
 # What a person does without meaning much by it.
 UNRELIABLE = {"view", "click", "pv", "impression", "exposure", "show"}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from infra import manifests
-from pipelines.settings import LaunchSettings
+from pipelines.settings.groups import LaunchSettings
 
 SCHEMAS = Path(manifests.__file__).parent / "schemas"
 ARGV = ["train-ranker", "--partition", "2026-03-01", "--recipe", "two words; rm -rf '$HOME'"]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.audit import ListStatistics, band_checks, row_checks, stability_index
-from pipelines.settings import RecommendSettings
+from pipelines.settings.groups import RecommendSettings
 
 SETTINGS = RecommendSettings()
 ALLOWED = pa.array(["a", "b", "c", "d"])

@@ -15,7 +15,7 @@ from pipelines.benchmark_text import text_vectors
 from pipelines.cli.main import main
 from pipelines.errors import InputError
 from pipelines.io.dataset import read_dataset
-from pipelines.settings import VectorSettings
+from pipelines.settings.groups import VectorSettings
 from tests.pipelines.walks import events, write_walks
 
 METRICS = {"ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr@10", "coverage@10", "gini@10"}

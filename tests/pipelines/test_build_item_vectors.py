@@ -11,7 +11,8 @@ from pipelines.errors import InputError
 from pipelines.io.lake import Lake
 from pipelines.knowledge.hashed_text import HashedEncoder
 from pipelines.lineage import stale_partitions
-from pipelines.settings import LlmSettings, Settings, VectorSettings
+from pipelines.settings import Settings
+from pipelines.settings.groups import LlmSettings, VectorSettings
 from pipelines.tables.knowledge import ITEM_KNOWLEDGE
 from tests.pipelines.builders import a_context, a_lake
 from tests.pipelines.catalogue import an_item, publish_items, tools

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipelines import build_item_vectors, build_semantic_ids
-from pipelines.settings import SemanticIdSettings, Settings, VectorSettings
+from pipelines.settings import Settings
+from pipelines.settings.groups import SemanticIdSettings, VectorSettings
 from tests.command import Command
 from tests.pipelines.builders import a_context, a_lake
 from tests.pipelines.catalogue import an_item, publish_items, tools

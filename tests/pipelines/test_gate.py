@@ -4,7 +4,7 @@ import numpy as np
 
 from pipelines.gate import decide, reasons
 from pipelines.judgement import Judgement
-from pipelines.settings import GateSettings
+from pipelines.settings.groups import GateSettings
 
 USERS = 400
 SETTINGS = GateSettings(min_users=20, bootstrap_samples=500)

@@ -16,7 +16,7 @@ from pipelines.knowledge.answers import MAX_ANSWER_CHARS
 from pipelines.knowledge.quota import Limits
 from pipelines.knowledge.reasoning import reason_about_item
 from pipelines.knowledge.requests import Reply, Request
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 from tests.llm_server import LlmServer, llm_server
 from tests.pipelines.knowledge.conversation import HAMMER, LLM
 

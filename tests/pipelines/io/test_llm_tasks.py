@@ -15,7 +15,7 @@ from pipelines.io.llm_tasks import Job, run_task
 from pipelines.knowledge import reasoning, requests
 from pipelines.knowledge.quota import Limits
 from pipelines.knowledge.requests import chain_version
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 from tests.llm_server import LlmServer, llm_server
 from tests.pipelines.builders import a_lake, a_run
 from tests.pipelines.catalogue import DS, tools

@@ -15,7 +15,7 @@ from pipelines.io.llm_vllm import AnswerAll, engine_config, engine_row, in_waves
 from pipelines.knowledge.quota import Limits, Quota
 from pipelines.knowledge.reasoning import reason_about_item
 from pipelines.knowledge.requests import Reply, Request
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 from tests.llm_server import LlmServer, llm_server
 from tests.pipelines.builders import a_lake, a_run
 from tests.pipelines.knowledge.conversation import HAMMER, LLM

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.errors import InputError
 from pipelines.io.text_encoder import Floats, encode_texts, folder_digest, open_encoder
-from pipelines.settings import VectorSettings
+from pipelines.settings.groups import VectorSettings
 
 MINILM = VectorSettings(encoder="minilm", batch_size=4)
 TEXTS = [

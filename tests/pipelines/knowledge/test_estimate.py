@@ -1,7 +1,7 @@
 """What a run would cost, from texts and from measurements."""
 
 from pipelines.knowledge.estimate import estimate
-from pipelines.settings import LlmSettings
+from pipelines.settings.groups import LlmSettings
 from tests.pipelines.knowledge.conversation import HAMMER
 
 PRICED = LlmSettings(model="m", price_per_million_in=2.0, price_per_million_out=10.0)

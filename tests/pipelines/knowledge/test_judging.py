@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.knowledge.judging import Quality, compare, last_accepted, quality
-from pipelines.settings import KnowledgeSettings
+from pipelines.settings.groups import KnowledgeSettings
 from pipelines.tables.knowledge import ITEM_KNOWLEDGE
 
 SCHEMA = pa.schema([ITEM_KNOWLEDGE.schema.field(c) for c in ("knowledge", "summary", "claims")])

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from pipelines.knowledge.requests import tokens_of
 from pipelines.knowledge.user_history import Event, compress, inverted, told_until
-from pipelines.settings import InterestSettings
+from pipelines.settings.groups import InterestSettings
 
 PLAIN = InterestSettings()
 ITEMS = {
