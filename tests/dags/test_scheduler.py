@@ -54,6 +54,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
         # Nothing has been trained, so every list is the marked popularity fallback.
         "RECKONER_RECOMMEND__MAX_FALLBACK_SHARE": "1",
         "RECKONER_RAY__OBJECT_STORE_MB": "80",
+        # The DAG files do not change while this runs.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
     }
     airflow = LocalAirflow(folder / "home", free_port(), settings)
     airflow.prepare()
