@@ -29,6 +29,9 @@ def ray_cluster(settings: RaySettings) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A worker's report waits for the train controller's next look, by default 2 seconds away: a
+    # short epoch would be nothing but waiting.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     if settings.address:
         _join(settings.address)
     else:
