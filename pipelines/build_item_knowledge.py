@@ -8,12 +8,11 @@ import pyarrow.compute as pc
 import structlog
 
 from pipelines.catalogue import items_as_of
-from pipelines.errors import GateRefused, InputError, ServiceUnavailable
 from pipelines.knowledge.backends import Backend, Built, Caps, open_backend
-from pipelines.knowledge.judging import SUBJECT, compare, last_accepted, quality
+from pipelines.knowledge.judging import SUBJECT, quality
 from pipelines.knowledge.quota import Stop
 from pipelines.knowledge.selection import most_wanted_first, pending, unknown
-from pipelines.monitoring import publish_checks
+from pipelines.model_rounds import end_as_stopped, judge_round
 from pipelines.step import Context, Result
 from pipelines.tables.knowledge import ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED, KNOWLEDGE_KEY
 
@@ -72,7 +71,9 @@ def run(context: Context, wishes: Wishes | None = None) -> Result:
             backend.close()
     if wishes.part != "knowledge":
         about |= _vectors(context, wishes)
-    _raise(context, stop, about)
+    if stop is not None:
+        rest = f"{about['built']} records were published, {about['left']} items are left"
+        end_as_stopped(context, stop, rest)
     return about
 
 
@@ -128,35 +129,17 @@ def _run(context: Context, backend: Backend, wishes: Wishes) -> tuple[Result, St
     return about, stop
 
 
-def _raise(context: Context, stop: Stop | None, about: Result) -> None:
-    """End with the stop's exit code; a reached cap is an ordinary end."""
-    if stop is None or stop.kind == "budget":
-        return
-    rest = f"{about['built']} records were published, {about['left']} items are left"
-    if stop.kind == "input":
-        raise InputError(f"{stop.why}; {rest}")
-    raise ServiceUnavailable(f"{context.settings.llm.base_url}: {stop.why}; {rest}")
-
-
 def _judge(context: Context, made: Built, accept: bool) -> None:
-    """Hold a round of reasoned records against the last accepted one and note the outcome."""
-    settings = context.settings.knowledge
+    """Judge a round of reasoned records, where it is large enough to tell."""
     judged = pc.sum(pc.is_valid(made.records["claims"])).as_py() or 0
-    if judged < settings.min_records:
+    if judged < context.settings.knowledge.min_records:
         return
-    days = [ds for ds in context.lake.partitions("monitoring") if ds <= context.ds]
-    noted = {ds: context.lake.read("monitoring", ds).to_pylist() for ds in days}
-    accepted = None if accept else last_accepted(noted)
-    checks = compare(quality(made.records, made.failed), accepted, settings)
-    publish_checks(context, SUBJECT, checks)
-    log.info("judged", **{check.name: round(check.value, 3) for check in checks})
-    worse = [check.detail for check in checks if not check.passed]
-    if worse:
-        raise GateRefused(
-            "item knowledge is worse than the last accepted; correct the prompts or the model, or "
-            "publish it all the same with --accept",
-            worse,
-        )
+    refusal = (
+        "item knowledge is worse than the last accepted; correct the prompts or the model, or "
+        "publish it all the same with --accept"
+    )
+    found = quality(made.records, made.failed)
+    judge_round(context, SUBJECT, found, context.lake, accept=accept, refusal=refusal)
 
 
 def _publish(context: Context, made: Built, retry_failed: bool) -> None:

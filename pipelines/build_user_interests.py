@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 import structlog
 
 from pipelines.catalogue import items_as_of
-from pipelines.errors import GateRefused, InputError, ServiceUnavailable
 from pipelines.histories import require_sequences
 from pipelines.io.lake import Lake
 from pipelines.knowledge.backends import Caps
@@ -21,10 +20,9 @@ from pipelines.knowledge.interest_backends import (
     open_interest_backend,
 )
 from pipelines.knowledge.interests import interest_quality, unusable
-from pipelines.knowledge.judging import compare, last_accepted
 from pipelines.knowledge.user_history import compress, is_reliable, told_until
 from pipelines.lineage import use_settings
-from pipelines.monitoring import publish_checks
+from pipelines.model_rounds import end_as_stopped, judge_round
 from pipelines.run import Run
 from pipelines.step import Context, Result
 from pipelines.tables.knowledge import USER_INTERESTS, USER_INTERESTS_FAILED
@@ -109,11 +107,8 @@ def _tell(
     about |= {"told": told, "interests": interests, "failed": failed}
     about |= {"left": len(people) - told - failed}
     about["stopped"] = last.stop.why if last.stop else None
-    if last.stop is not None and last.stop.kind != "budget":
-        rest = f"{told} people are told, {about['left']} are left"
-        if last.stop.kind == "input":
-            raise InputError(f"{last.stop.why}; {rest}")
-        raise ServiceUnavailable(f"{context.settings.llm.base_url}: {last.stop.why}; {rest}")
+    if last.stop is not None:
+        end_as_stopped(context, last.stop, f"{told} people are told, {about['left']} are left")
     return about
 
 
@@ -159,26 +154,19 @@ def _sequences(context: Context) -> Iterator[Mapping[str, Any]]:
 
 
 def _judge(context: Context, told: Told, accept: bool) -> None:
-    """Hold a model's round against the last accepted one and note the outcome."""
-    settings = context.settings.knowledge
+    """Judge a model's round, where it is large enough to tell."""
     reasons = [failure["reason"] for failure in told.failed.values()]
-    if told.judged is None or len(told.judged) + unusable(reasons) < settings.min_records:
+    least = context.settings.knowledge.min_records
+    if told.judged is None or len(told.judged) + unusable(reasons) < least:
         return
     # What was noted decides whether to publish, not what: it is no input.
-    there = Lake(context.lake.uri, Run.unrecorded(), context.lake.storage_options)
-    days = [ds for ds in there.partitions("monitoring") if ds <= context.ds]
-    noted = {ds: there.read("monitoring", ds).to_pylist() for ds in days}
-    accepted = None if accept else last_accepted(noted, TABLE)
-    checks = compare(interest_quality(told.judged, reasons), accepted, settings)
-    publish_checks(context, TABLE, checks)
-    log.info("judged", **{check.name: round(check.value, 3) for check in checks})
-    worse = [check.detail for check in checks if not check.passed]
-    if worse:
-        raise GateRefused(
-            "user interests are worse than the last accepted; correct the prompt or the model, or "
-            "publish them all the same with --accept",
-            worse,
-        )
+    earlier = Lake(context.lake.uri, Run.unrecorded(), context.lake.storage_options)
+    refusal = (
+        "user interests are worse than the last accepted; correct the prompt or the model, or "
+        "publish them all the same with --accept"
+    )
+    found = interest_quality(told.judged, reasons)
+    judge_round(context, TABLE, found, earlier, accept=accept, refusal=refusal)
 
 
 def _publish(context: Context, backend: InterestBackend, told: Told, people: set[str]) -> None:
