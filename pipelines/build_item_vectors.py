@@ -20,7 +20,6 @@ from pipelines.knowledge.vector_text import COLUMNS, KNOWLEDGE_COLUMNS, item_tex
 from pipelines.lineage import use_settings
 from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
-from pipelines.run import Run
 from pipelines.step import Context, Result
 from pipelines.tables.vectors import ITEM_VECTORS
 from pipelines.vector_fits import Fit, config_of, ensure_fit
@@ -189,7 +188,7 @@ def known_vectors(
     Returns:
         The row of each hash that was found, and float32 vectors [rows, V].
     """
-    there = Lake(lake.uri, Run.unrecorded(), lake.storage_options)
+    there = lake.unrecorded()
     days = there.partitions(TABLE)
     before = [day for day in days if day <= ds][-2:]
     after = [day for day in days if day > ds][:1]

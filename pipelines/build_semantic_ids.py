@@ -14,11 +14,9 @@ import torch
 from models.codebooks import Coded, code_vectors, fit_codebooks
 from models.semantic_ids import code_diagnostics
 from pipelines.build_item_vectors import matrix
-from pipelines.io.lake import Lake
 from pipelines.lineage import use_settings
 from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
-from pipelines.run import Run
 from pipelines.step import Context, Result
 from pipelines.tables.vectors import ITEM_VECTORS, SEMANTIC_IDS, SEMANTIC_SLOTS
 from pipelines.vector_fits import Fit, config_of, ensure_fit
@@ -151,7 +149,7 @@ class Coding:
 
     def _kept(self, night: Partition, made: pa.Table) -> dict[str, Any]:
         """Say which share of the items with yesterday's text has yesterday's codes."""
-        there = Lake(self.context.lake.uri, Run.unrecorded(), self.context.lake.storage_options)
+        there = self.context.lake.unrecorded()
         days = [day for day in there.partitions(TABLE) if day < night.ds]
         if not days:
             return {}

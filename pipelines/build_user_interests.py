@@ -10,7 +10,6 @@ import structlog
 
 from pipelines.catalogue import items_as_of
 from pipelines.histories import require_sequences
-from pipelines.io.lake import Lake
 from pipelines.knowledge.backends import Caps
 from pipelines.knowledge.interest_backends import (
     Catalogue,
@@ -23,7 +22,6 @@ from pipelines.knowledge.interests import interest_quality, unusable
 from pipelines.knowledge.user_history import compress, is_reliable, told_until
 from pipelines.lineage import use_settings
 from pipelines.model_rounds import end_as_stopped, judge_round
-from pipelines.run import Run
 from pipelines.step import Context, Result
 from pipelines.tables.knowledge import USER_INTERESTS, USER_INTERESTS_FAILED
 
@@ -160,7 +158,7 @@ def _judge(context: Context, told: Told, accept: bool) -> None:
     if told.judged is None or len(told.judged) + unusable(reasons) < least:
         return
     # What was noted decides whether to publish, not what: it is no input.
-    earlier = Lake(context.lake.uri, Run.unrecorded(), context.lake.storage_options)
+    earlier = context.lake.unrecorded()
     refusal = (
         "user interests are worse than the last accepted; correct the prompt or the model, or "
         "publish them all the same with --accept"

@@ -165,6 +165,10 @@ class Lake(LakeReader):
             first = again.select(key).slice(0, 1).to_pylist()[0]
             raise InputError(f"table {table} ds={ds}: key {first} appears more than once")
 
+    def unrecorded(self) -> "Lake":
+        """The same tables, at their newest versions: what is read there is no input of the run."""
+        return Lake(self.uri, Run.unrecorded(), self.storage_options)
+
     def _rows(self, table: str, ds: str | None, columns: Sequence[str] | None = None) -> pa.Table:
         """Read without recording: a table's own earlier contents are not an input."""
         unrecorded = Lake(self.uri, Run.unrecorded(), self.storage_options, self._open, self._logs)
