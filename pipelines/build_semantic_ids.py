@@ -1,6 +1,5 @@
 """Give every item vector of a night its codes: codebooks fitted once, twins told apart for good."""
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from models.codebooks import Coded, code_vectors, fit_codebooks
 from models.semantic_ids import code_diagnostics
 from pipelines.build_item_vectors import matrix
 from pipelines.lineage import use_settings
+from pipelines.pace import Pace
 from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
 from pipelines.step import Context, Result
@@ -28,7 +28,6 @@ SLOTS = SEMANTIC_SLOTS.name
 # With fewer items for each value of a code, it would tell items apart instead of gathering them.
 ITEMS_PER_VALUE = 4
 WORTH_A_WARNING = 0.1
-LOG_EVERY_S = 10.0
 
 
 def run(context: Context, *, refit: bool = False, cascade: bool = True) -> Result:
@@ -189,15 +188,12 @@ def new_slots(there: pa.Table, version: str, pairs: list[tuple[str, int]]) -> pa
 
 def _saying(epochs: int) -> Callable[[int], None]:
     """Say now and then how far the fitting is."""
-    began = said = time.monotonic()
+    pace = Pace()
 
     def note(done: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said > LOG_EVERY_S:
-            said = now
-            left = round((now - began) * (epochs / done - 1))
-            log.info("fitting codebooks", epoch=f"{done}/{epochs}", seconds_left=left)
+        left = pace.seconds_left(done / epochs)
+        if left is not None:
+            log.info("fitting codebooks", epoch=f"{done}/{epochs}", seconds_left=round(left))
 
     return note
 

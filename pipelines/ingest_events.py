@@ -1,6 +1,5 @@
 """Ingest a delivery of events: each row to its own date, the malformed ones kept apart."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -23,6 +22,7 @@ from pipelines.ingest.plan import Delivery, Request, plan_delivery
 from pipelines.ingest.shape import REPORT_EVERY_S, Shaped, refuse_rows, row_schema, shaped_batches
 from pipelines.ingest.tally import REFUSED, Tally
 from pipelines.io.spool import Spool, spools
+from pipelines.pace import Pace
 from pipelines.step import Context, Result
 
 log = structlog.get_logger()
@@ -124,7 +124,7 @@ def _why_future(shaped: Shaped, last_day: int) -> Callable[[int], str]:
 def _publish(context: Context, spool: Spool, mapping: EventMapping, ds: str | None) -> Outcome:
     """Publish each date that has rows, the night's own first."""
     outcome = Outcome()
-    told = time.monotonic()
+    pace = Pace(REPORT_EVERY_S)
     days = sorted(spool.groups, key=lambda day: (_iso(day) != ds, day))
     for done, day in enumerate(days, 1):
         raw = spool.take(day)
@@ -138,8 +138,7 @@ def _publish(context: Context, spool: Spool, mapping: EventMapping, ds: str | No
         outcome.by_date[_iso(day)] = tidy.rows.num_rows
         if not context.dry_run:
             _publish_date(context, _iso(day), ds or _iso(day), tidy)
-        if time.monotonic() - told > REPORT_EVERY_S:
-            told = time.monotonic()
+        if pace.is_due():
             log.info("publishing events", dates=f"{done}/{len(days)}", events=outcome.events)
     if ds and not context.dry_run:
         nothing = Tidy(row_schema(mapping).empty_table(), 0, 0)

