@@ -49,19 +49,6 @@ class TextEncoder(Protocol):
         ...
 
 
-def encode_texts(texts: Sequence[str], settings: VectorSettings) -> tuple[str, Floats]:
-    """Encode texts by the encoder of the settings, without principal components.
-
-    Returns:
-        The encoder's name, and float32 [T, V] of unit length.
-
-    Raises:
-        InputError: the encoder is not there.
-    """
-    encoder = open_encoder(settings)
-    return encoder.name, encoder.encode(texts)
-
-
 def open_encoder(settings: VectorSettings) -> TextEncoder:
     """Open the encoder that `vectors.encoder` names.
 

