@@ -34,6 +34,7 @@ WORDS = {
     "brand": "both by {}",
     "category": "both in {}",
 }
+RANK = {kind: rank for rank, kind in enumerate(WORDS)}
 NEEDS = ("occasions", "intents", "audiences")
 # A trait of more than this share of the items says nothing about two of them.
 COMMON_SHARE = 0.2
@@ -79,10 +80,7 @@ class SharedTraits:
         shared = [trait for trait in one.traits & two.traits if self._counts[trait] <= self._common]
         if not shared:
             return None
-        kinds = list(WORDS)
-        kind, text = min(
-            shared, key=lambda trait: (kinds.index(trait[0]), self._counts[trait], trait[1])
-        )
+        kind, text = min(shared, key=lambda trait: (RANK[trait[0]], self._counts[trait], trait[1]))
         return WORDS[kind].format(text)
 
 
