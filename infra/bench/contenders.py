@@ -68,11 +68,7 @@ TRAINING = (
         ("recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", OLD_ARROW, TORCH),
     ),
 )
-ACCURACY = (
-    Contender("Reckoner sasrec", "reckoner_adapter.py", variant="sasrec"),
-    Contender("Reckoner sasrec, sampled", "reckoner_adapter.py", variant="sasrec:sampled"),
-    TRAINING[4],
-)
+ACCURACY = ("Reckoner sasrec", "Reckoner sasrec, sampled", "RePlay 0.22.0")
 QUICK_TRAINING = ("Reckoner sasrec", "RePlay 0.22.0")
 SCORING = (
     Contender("Reckoner", "reckoner_adapter.py"),

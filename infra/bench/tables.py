@@ -65,7 +65,7 @@ def table(task: str, measured: dict[str, Any]) -> str:
     peers = [name for name in measured["contenders"] if not name.startswith("Reckoner")]
     what = "users/s" if task.startswith("top-") else "targets/s"
     head = ["", f"{what}, median", "rounds", *(f"over {peer}" for peer in peers)]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for name, entry in measured["contenders"].items():
         found = [entry["beside"].get(peer) for peer in peers]
         cells = [
@@ -73,21 +73,26 @@ def table(task: str, measured: dict[str, Any]) -> str:
             for one in found
         ]
         rows.append([name, f"{entry['median']:,.0f}", str(entry["rounds"]), *cells])
-    lines = [f"| {' | '.join(row)} |" for row in rows]
     notes = [f"- {name} did not run: {why}" for name, why in measured["failed"].items()]
-    return "\n".join([title(task), "", *lines, *(["", *notes] if notes else [])])
+    lines = [title(task), "", markdown(head, rows), *(["", *notes] if notes else [])]
+    return "\n".join(lines)
 
 
 def accuracy_table(task: str, lines: list[dict[str, Any]]) -> str:
     """Write a task's accuracy at each mark, the mean over its rounds, as a Markdown table."""
     points = mean_points(lines)
     marks = [f"{mark:.0f} CPU s" for mark, _ in next(iter(points.values()))]
-    rows = [["NDCG@10, seen excluded", "rounds", *marks], ["---"] * (2 + len(marks))]
+    rows = []
     for name, found in points.items():
         rounds = sum(line["name"] == name for line in lines)
         rows.append([name, str(rounds), *(f"{value:.4f}" for _, value in found)])
-    body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    body = markdown(["NDCG@10, seen excluded", "rounds", *marks], rows)
     return f"**Accuracy on {task.removeprefix('accuracy-')}**\n\n{body}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Lay cells out as a Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def mean_points(lines: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
