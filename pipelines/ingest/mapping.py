@@ -6,13 +6,10 @@ column (`user_id: CustomerID`) or is a small table with more to say
 """
 
 import difflib
-import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,6 +21,7 @@ from pydantic import (
 
 from pipelines.errors import InputError
 from pipelines.io.raw_rows import CsvStyle, Format
+from pipelines.io.tree_file import read_tree
 
 EPOCHS = ("seconds", "milliseconds", "microseconds")
 CONDITIONS = ("empty", "equals", "below", "at_most", "above", "matches", "differs_from")
@@ -273,14 +271,8 @@ def load_mapping(path: str) -> Mapping:
     if not file.is_file():
         raise InputError(f"mapping {path!r} is not a file")
     try:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".toml":
-            values: Any = tomllib.loads(text)
-        elif file.suffix == ".json":
-            values = json.loads(text)
-        else:
-            values = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        values = read_tree(file)
+    except ValueError as error:
         raise InputError(f"mapping {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not values:
         raise InputError(f"mapping {path} must hold a table `events`, `items` or both")

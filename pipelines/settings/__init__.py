@@ -5,19 +5,17 @@ A nested field is reached with a double underscore: `RECKONER_SPARK__MASTER` set
 """
 
 import difflib
-import json
 import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipelines.errors import InputError
+from pipelines.io.tree_file import read_tree
 from pipelines.settings.groups import (
     GateSettings,
     GraphSettings,
@@ -136,15 +134,9 @@ def _read_file(path: str | None) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{FILE_VARIABLE} names {path!r}, which is not a file")
-    text = file.read_text(encoding="utf-8")
     try:
-        if file.suffix == ".toml":
-            values: Any = tomllib.loads(text)
-        elif file.suffix == ".json":
-            values = json.loads(text)
-        else:
-            values = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        values = read_tree(file)
+    except ValueError as error:
         raise InputError(f"settings file {path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"settings file {path} must hold a table of settings")
