@@ -10,6 +10,7 @@ import structlog
 
 from pipelines.catalogue import items_as_of
 from pipelines.histories import require_sequences
+from pipelines.item_index import ids_by_index
 from pipelines.knowledge.backends import Caps
 from pipelines.knowledge.interest_backends import (
     Catalogue,
@@ -119,8 +120,7 @@ def _catalogue(context: Context) -> Catalogue:
 def _people(context: Context, items: Catalogue) -> tuple[list[Person], int]:
     """Compress every history; those who did most come first. Says how many have too little."""
     settings = context.settings.interests
-    index = context.lake.read("item_index", columns=["item_id", "item_idx"])
-    names = dict(zip(index["item_idx"].to_pylist(), index["item_id"].to_pylist(), strict=True))
+    names = ids_by_index(context.lake)
     people, skipped = [], 0
     for row in _sequences(context):
         events = [

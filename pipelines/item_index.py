@@ -15,6 +15,17 @@ def load_index(lake: Lake) -> pa.Table:
     return lake.read(TABLE).sort_by("item_idx")
 
 
+def ids_by_index(lake: Lake) -> dict[int, str]:
+    """Read which item each index stands for."""
+    index = lake.read(TABLE, columns=["item_id", "item_idx"])
+    return dict(zip(index["item_idx"].to_pylist(), index["item_id"].to_pylist(), strict=True))
+
+
+def catalogue_size(lake: Lake) -> int:
+    """Items that the index has."""
+    return int(lake.read(TABLE, columns=["item_idx"]).num_rows)
+
+
 def ensure_indexed(lake: Lake, item_ids: pa.Array | pa.ChunkedArray, ds: str) -> int:
     """Give the items that have none the next indices, in order of item_id.
 

@@ -14,6 +14,7 @@ from pipelines.errors import GateRefused
 from pipelines.gate import decide, reasons
 from pipelines.histories import read_histories, split_histories
 from pipelines.io.tracking import CHALLENGER, CHAMPION, MODEL, Registry
+from pipelines.item_index import catalogue_size
 from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
 from pipelines.step import Context, Result
 from pipelines.text_vectors import meet_newcomers
@@ -79,7 +80,7 @@ def _judge_version(
 
 
 def _judge_baselines(context: Context, split: Split) -> dict[str, Judgement]:
-    num_items = context.lake.read("item_index", columns=["item_idx"]).num_rows
+    num_items = catalogue_size(context.lake)
     judged = {}
     for name in context.settings.gate.baselines:
         ranker = build(name, num_items)

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from pipelines.catalogue import items_as_of
 from pipelines.errors import InputError
 from pipelines.io.lake import Lake
+from pipelines.item_index import ids_by_index
 from pipelines.settings import Settings
 
 HISTORY_SHOWN = 10
@@ -74,8 +75,7 @@ def _history(lake: Lake, ds: str, user: str) -> list[dict[str, Any]]:
     if not rows:
         return []
     row = rows[0]
-    index = lake.read("item_index", columns=["item_id", "item_idx"])
-    names = dict(zip(index["item_idx"].to_pylist(), index["item_id"].to_pylist(), strict=True))
+    names = ids_by_index(lake)
     events = zip(row["item_idx"], row["action"], row["ts"], strict=True)
     newest = list(events)[::-1][:HISTORY_SHOWN]
     return [{"item_id": names[item], "action": action, "ts": ts} for item, action, ts in newest]

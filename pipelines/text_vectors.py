@@ -11,6 +11,7 @@ from models.base import Ranker
 from models.text_vectors import TextVectors
 from pipelines.errors import InputError
 from pipelines.io.lake import Lake
+from pipelines.item_index import catalogue_size
 
 log = structlog.get_logger()
 
@@ -98,8 +99,3 @@ def meet_newcomers(lake: Lake, ds: str, ranker: Ranker, name: str) -> None:
     fresh = newcomers(lake, ds, ranker, name)
     if fresh is not None:
         ranker.welcome(fresh, catalogue_size(lake))
-
-
-def catalogue_size(lake: Lake) -> int:
-    """Items that the index has."""
-    return int(lake.read("item_index", columns=["item_idx"]).num_rows)

@@ -21,6 +21,7 @@ from pipelines.io.ray_train import train
 from pipelines.io.run_files import forget, store_start
 from pipelines.io.tracking import MODEL, Card, Registry
 from pipelines.io.training_job import Job, Trained
+from pipelines.item_index import catalogue_size
 from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
 from pipelines.recipes import Recipe, recipe_named
 from pipelines.settings.groups import RaySettings
@@ -90,10 +91,8 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
 
 
 def _new_ranker(context: Context, recipe: Recipe, split: Split) -> Ranker:
-    index = context.lake.read("item_index", columns=["item_idx"])
-    num_items = index.num_rows
     torch.manual_seed(recipe.fit.seed)
-    ranker = build(recipe.ranker, num_items, **recipe.ranker_settings)
+    ranker = build(recipe.ranker, catalogue_size(context.lake), **recipe.ranker_settings)
     try:
         ranker.fit_statistics(split.train)
     except ValueError as error:
