@@ -22,6 +22,7 @@ from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
 from pipelines.step import Context, Result
 from pipelines.tables.vectors import ITEM_VECTORS
+from pipelines.vector_column import column, matrix
 from pipelines.vector_fits import Fit, config_of, ensure_fit
 
 log = structlog.get_logger()
@@ -141,11 +142,9 @@ class Encoding:
         numbers = index["item_idx"].take(place).combine_chunks()
         at = {key: number for number, key in enumerate(distinct)}
         chosen = vectors[[at[key] for key in keys]] if keys else vectors
-        width = chosen.shape[1]
-        offsets = np.arange(len(keys) + 1, dtype=np.int32) * width
         columns = {
             "item_idx": numbers,
-            "vector": pa.ListArray.from_arrays(offsets, pa.array(chosen.ravel())),
+            "vector": column(chosen),
             "encoder": pa.array([name] * len(keys), pa.string()),
             "text_hash": pa.array(keys, pa.string()),
         }
@@ -209,9 +208,3 @@ def known_vectors(
         if len(found) == len(keys):
             break
     return found, np.concatenate(pieces) if pieces else np.zeros((0, 0), np.float32)
-
-
-def matrix(vectors: pa.ChunkedArray) -> Floats:
-    """Lay a column of vectors of equal width out as float32 [rows, V]."""
-    flat = pc.list_flatten(vectors).to_numpy()
-    return np.asarray(flat, np.float32).reshape(len(vectors), -1)

@@ -12,13 +12,13 @@ import torch
 
 from models.codebooks import Coded, code_vectors, fit_codebooks
 from models.semantic_ids import code_diagnostics
-from pipelines.build_item_vectors import matrix
 from pipelines.lineage import use_settings
 from pipelines.pace import Pace
 from pipelines.partition import Partition
 from pipelines.rebuild import Built, publish_derived
 from pipelines.step import Context, Result
 from pipelines.tables.vectors import ITEM_VECTORS, SEMANTIC_IDS, SEMANTIC_SLOTS
+from pipelines.vector_column import matrix
 from pipelines.vector_fits import Fit, config_of, ensure_fit
 
 log = structlog.get_logger()

@@ -12,10 +12,12 @@ from models.text_vectors import TextVectors
 from pipelines.errors import InputError
 from pipelines.io.lake import Lake
 from pipelines.item_index import catalogue_size
+from pipelines.tables.vectors import ITEM_VECTORS
+from pipelines.vector_column import matrix
 
 log = structlog.get_logger()
 
-TABLE = "item_vectors"
+TABLE = ITEM_VECTORS.name
 
 
 def vectors_as_of(lake: Lake, ds: str) -> TextVectors | None:
@@ -36,12 +38,11 @@ def vectors_as_of(lake: Lake, ds: str) -> TextVectors | None:
             f"{TABLE} of {days[-1]} holds vectors of {len(encoders)} encoders ({encoders}): build "
             "the partition again"
         )
-    flat = pc.list_flatten(rows["vector"]).to_numpy().astype(np.float32)
     widths = pc.unique(pc.list_value_length(rows["vector"])).to_pylist()
     if len(widths) != 1:
         raise InputError(f"{TABLE} of {days[-1]} holds vectors of different widths: {widths}")
     ids = rows["item_idx"].to_numpy().astype(np.int64)
-    return TextVectors(encoders[0], ids, flat.reshape(len(ids), widths[0]))
+    return TextVectors(encoders[0], ids, matrix(rows["vector"]).copy())
 
 
 def teach_text(lake: Lake, ds: str, ranker: Ranker) -> None:
