@@ -278,7 +278,7 @@ class Fitter:
         if not np.isfinite(sum(values.values())):
             raise NonFiniteLossError(at.step, at.epoch, at.batch, values)
         self._optimisers.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = self._optimisers.clip(config.clip_norm if config.clip_norm > 0 else float("inf"))
         if not np.isfinite(norm):
             raise NonFiniteLossError(at.step, at.epoch, at.batch, values | {"gradient_norm": norm})

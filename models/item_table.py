@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
+from models.own_gradient import with_own_gradient
 from models.row_sums import sum_rows
 from models.workers import ALONE, Route, Workers
 
@@ -121,7 +122,7 @@ class ItemTable(nn.Embedding):
         """Look ids up, whoever holds them: [..., D]."""
         if self.workers.world == 1 and not self.by_rows:
             return super().forward(ids)
-        flat_XD: Tensor = _LookUp.apply(self.weight, ids.flatten(), self)  # type: ignore[no-untyped-call]
+        flat_XD = with_own_gradient(_LookUp, self.weight, ids.flatten(), self)
         return flat_XD.view(*ids.shape, self.embedding_dim)
 
     def route(self, distinct_U: Tensor) -> Route:

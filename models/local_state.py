@@ -66,4 +66,5 @@ def _rows_of(model: Tensor, whole: Tensor) -> Tensor:
     mine = whole[first : first + len(local)]
     part = local.new_zeros(local.shape)
     part[: len(mine)] = mine
-    return as_part_of(model, part)  # type: ignore[no-any-return]
+    parted: Tensor = as_part_of(model, part)
+    return parted

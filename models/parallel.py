@@ -19,6 +19,7 @@ from models.workers import Workers
 def replicated(ranker: Ranker) -> DistributedDataParallel:
     """Keep all weights on every worker (DDP)."""
     parted = [name for name, p in ranker.named_parameters() if isinstance(p, DTensor)]
+    # Private and without annotations, but nothing else keeps a parameter out of DDP.
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(ranker, parted)  # type: ignore[no-untyped-call]
     on_gpu = ranker.device.type == "cuda"
@@ -63,7 +64,7 @@ def _average(parameters: list[nn.Parameter], workers: Workers) -> None:
         parameter.grad = workers.sum(parameter.grad) / workers.world
 
     for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(average)  # type: ignore[no-untyped-call]
+        parameter.register_post_accumulate_grad_hook(average)
 
 
 def whole_weights(ranker: Ranker) -> dict[str, Tensor]:

@@ -166,7 +166,7 @@ def fit_rq_vae(
         for rows in torch.split(order_X, config.batch_size):
             optimiser.zero_grad()
             loss = model.loss(vectors_XV[rows])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
         note(epoch + 1)
     return model.eval()

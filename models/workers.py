@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
+from models.own_gradient import with_own_gradient
+
 
 class Workers:
     """A process group; alone, every exchange hands back what it was given.
@@ -121,8 +123,7 @@ class _Gathered(torch.autograd.Function):
 def gather_states(rows_TD: Tensor, workers: Workers) -> Tensor:
     """Collect the rows of all workers, in their order; differentiable."""
     route = workers.broadcast_route(len(rows_TD), rows_TD.device)
-    gathered: Tensor = _Gathered.apply(rows_TD, route)  # type: ignore[no-untyped-call]
-    return gathered
+    return with_own_gradient(_Gathered, rows_TD, route)
 
 
 def gather_values(values_T: Tensor, workers: Workers) -> Tensor:

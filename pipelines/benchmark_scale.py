@@ -72,7 +72,7 @@ def measure(stretch: Stretch) -> list[dict[str, Any]]:
     if stretch.workers == 1:
         return [_measure(stretch, ALONE)]
     with tempfile.TemporaryDirectory() as folder:
-        spawn(_join, (stretch, folder), nprocs=stretch.workers)  # type: ignore[no-untyped-call]
+        spawn(_join, (stretch, folder), nprocs=stretch.workers)
         files = [Path(folder) / f"{rank}.json" for rank in range(stretch.workers)]
         return [json.loads(file.read_text()) for file in files]
 

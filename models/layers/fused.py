@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.layers.dropout import factors
+from models.own_gradient import with_own_gradient
 
 
 def attend(
@@ -42,8 +43,7 @@ def attend(
     # A CPU adds and multiplies in a twentieth of the time that filling and choosing take.
     shut_B1QL = mask_B1QL.view(torch.uint8).to(q_BHQW.dtype).sub_(1)
     shut_B1QL.mul_(torch.finfo(q_BHQW.dtype).max)
-    mixed_BHQW: Tensor = _Attention.apply(shut_B1QL, share, len(keys), *inputs)  # type: ignore[no-untyped-call]
-    return mixed_BHQW
+    return with_own_gradient(_Attention, shut_B1QL, share, len(keys), *inputs)
 
 
 class _Attention(torch.autograd.Function):
@@ -107,8 +107,7 @@ def feed_forward(
     """Return x + dropout(narrow(dropout(activation(widen(norm(x)))))): [T, D]."""
     weights = (norm.weight, norm.bias, widen.weight, widen.bias, narrow.weight, narrow.bias)
     settings = (norm.eps, activation, share)
-    out_TD: Tensor = _FeedForward.apply(settings, x_TD, *weights)  # type: ignore[no-untyped-call]
-    return out_TD
+    return with_own_gradient(_FeedForward, settings, x_TD, *weights)
 
 
 class _FeedForward(torch.autograd.Function):

@@ -79,7 +79,8 @@ class Block(AttentionLayer):
         x_BQD = x_BQD + self._drop(self.project_out(joined_BQD))
         if self.settings.norm == "post":
             x_BQD = self.attention_norm(x_BQD)
-            return self.inner_norm(x_BQD + self._drop(self._inner(x_BQD)))  # type: ignore[no-any-return]
+            normed_BQD: Tensor = self.inner_norm(x_BQD + self._drop(self._inner(x_BQD)))
+            return normed_BQD
         # Its fused form finds slopes on the way, which nobody asks for at inference.
         if not (self.training and self.is_fused(x_BQD)):
             return x_BQD + self._drop(self._inner(self.inner_norm(x_BQD)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.own_gradient import with_own_gradient
 from models.workers import ALONE, Workers
 
 # Of 64 to 1024, what was fastest on a CPU. A GPU takes as many as give this many scores.
@@ -134,14 +135,8 @@ def chunked_sum(
     struck = none.expand(2, 0) if candidates.struck is None else candidates.struck
     if len(hidden_TD) == 0:
         return (hidden_TD.sum() + weight_ND.sum() + bonus.value) * 0.0
-    total: Tensor = _ChunkedSum.apply(  # type: ignore[no-untyped-call]
-        hidden_TD,
-        weight_ND,
-        beside_T,
-        bonus.value,
-        (shares_T, candidates, bonus, struck, reduction, dtype),
-    )
-    return total
+    settings = (shares_T, candidates, bonus, struck, reduction, dtype)
+    return with_own_gradient(_ChunkedSum, hidden_TD, weight_ND, beside_T, bonus.value, settings)
 
 
 def _cuts(rows: Tensor, edges: list[int]) -> list[slice]:

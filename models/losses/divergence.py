@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.losses.chunked import CHUNK_TARGETS, outside_autocast
+from models.own_gradient import with_own_gradient
 
 
 def pairwise_kl(
@@ -32,10 +33,7 @@ def pairwise_kl(
     """
     if states_STD.shape[0] < 2 or states_STD.shape[1] == 0:
         return (states_STD.sum() + weight_ND.sum()) * 0.0
-    loss: Tensor = _PairwiseKL.apply(  # type: ignore[no-untyped-call]
-        states_STD, weight_ND, temperature, detach_logs
-    )
-    return loss
+    return with_own_gradient(_PairwiseKL, states_STD, weight_ND, temperature, detach_logs)
 
 
 class _PairwiseKL(torch.autograd.Function):

@@ -55,8 +55,7 @@ def layer_parts(activation: Activation) -> tuple[nn.LayerNorm, nn.Linear, nn.Lin
     norm = nn.LayerNorm(6)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    parts = [one.double() for one in (norm, nn.Linear(6, 9), nn.Linear(9, 6))]
-    return *parts, activation  # type: ignore[return-value]
+    return norm.double(), nn.Linear(6, 9).double(), nn.Linear(9, 6).double(), activation
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
