@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipelines.errors import InputError
-from pipelines.ingest.mapping import Cell, EventMapping, ItemMapping, Pairs, load_mapping
+from pipelines.ingest.mapping import Cell, EventMapping, ItemMapping, Pairs
+from pipelines.ingest.mapping_file import load_mapping
 from pipelines.ingest.presets import Layout, preset_layouts
 from pipelines.ingest.typed import require_type
 from pipelines.io.raw_rows import SourceFile

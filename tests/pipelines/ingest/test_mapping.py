@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import InputError
-from pipelines.ingest.mapping import load_mapping
+from pipelines.ingest.mapping_file import load_mapping
 from pipelines.ingest.presets import PRESETS
 from tests.conftest import ROOT
 from tests.pipelines.ingest.conftest import Shell
