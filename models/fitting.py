@@ -282,17 +282,31 @@ class Fitter:
         norm = self._optimisers.clip(config.clip_norm if config.clip_norm > 0 else float("inf"))
         if not np.isfinite(norm):
             raise NonFiniteLossError(at.step, at.epoch, at.batch, values | {"gradient_norm": norm})
-        rise = min(1.0, (at.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        self._optimisers.step(rise)
+        self._optimisers.step(self._pace())
         at.targets += self.ranker.num_learnt(batch)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         return sum(values.values())
 
+    def _pace(self) -> float:
+        """Share of the learning rate that the next step takes: it rises first and falls last."""
+        config = self.config
+        rise = min(1.0, (self._at.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+        if config.cooldown == 0:
+            return rise
+        return rise * min(1.0, max(0.0, 1.0 - self._stage_share()) / config.cooldown)
+
+    def _stage_share(self) -> float:
+        """How much of its longest run the stage has behind it, from 0 to 1."""
+        at, limit = self._at, self.config.cpu_seconds
+        if limit is not None:
+            return at.cpu_seconds * len(self.ranker.stages) / limit - at.stage
+        epochs = at.epoch - at.stage_began + at.batch / max(self._num_batches, 1)
+        return epochs / self.config.max_epochs
+
     def _out_of_time(self) -> bool:
         # Stages share a budget of CPU seconds equally.
-        limit, stages = self.config.cpu_seconds, len(self.ranker.stages)
-        return limit is not None and self._at.cpu_seconds >= limit * (self._at.stage + 1) / stages
+        return self.config.cpu_seconds is not None and self._stage_share() >= 1.0
 
     def _close_epoch(self) -> EpochResult:
         at, config = self._at, self.config

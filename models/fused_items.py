@@ -1,7 +1,7 @@
 """Item vectors of two parts: one learned per item, one made from a frozen vector of its text.
 
 Shape legend: N catalogue size (row 0 is padding), D width, V numbers of a text vector, C kept
-directions of it, X items, U distinct ids, K known items.
+directions of it, X items, U distinct ids, K known items, W new items, M kin of one.
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from models.encoders.base import initialise
 from models.item_table import CHUNK_ITEMS, ItemTable
+from models.kin import Kin, find_kin
 from models.sequences import Ints
 from models.text_vectors import TextSettings, TextVectors
 
@@ -23,7 +24,7 @@ OPEN_GATE = 2.0
 
 
 class FusedItems(ItemTable):
-    """v = text + gate * id; an item without an id of its own in training has its text alone.
+    """v = text + gate * id; an item that training never saw has its text and its kin's id parts.
 
     text is an adaptor over the frozen vector, which is first centred, turned to the strongest
     directions of the training items' vectors and scaled to equal variance there: raw sentence
@@ -32,7 +33,9 @@ class FusedItems(ItemTable):
     the logarithm of an item's training events: rare items can lean on their text. In training an
     item's id part is dropped at random, in histories and among the items to rank alike, so that the
     text part learns to stand alone (dropping a modality: DropoutNet, Volkovs et al., NeurIPS 2017).
-    Items that training never saw take no part in it, text included.
+    Items that training never saw take no part in it, text included. Outside training they borrow
+    the gated id parts of their kin, the known items whose texts are nearest: without, their
+    vectors are shorter than those that they compete with.
 
     Frozen vectors lie in buffers, as float16 of the kept directions: a version of a ranker must
     score as it was judged even after its source was encoded anew, and so they cost no more than the
@@ -78,6 +81,7 @@ class FusedItems(ItemTable):
         self.gate_D = nn.Parameter(torch.full((dim,), OPEN_GATE))
         self.gate_by_frequency_D = nn.Parameter(torch.ones(dim))
         self._kept: tuple[Any, Tensor] | None = None
+        self._kin: tuple[Any, Kin] | None = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Let what the encoder's width decides take the saved size first."""
@@ -167,6 +171,10 @@ class FusedItems(ItemTable):
         self.has_text_N1[ids_X] = True
         self._kept = None
 
+    def is_new(self, start: int, stop: int) -> Tensor:
+        """Which of the ids start..stop-1 have a text and no training event: bool [C]."""
+        return self.has_text_N1[start:stop] & ~self.trained_N1[start:stop]
+
     @property
     def _learning(self) -> bool:
         """Whether vectors are learnt from; clusters and validation within training are not."""
@@ -203,32 +211,51 @@ class FusedItems(ItemTable):
         return functional.normalize(sums, dim=1)
 
     def _fuse(self, own_XD: Tensor, ids_X: Tensor) -> Tensor:
-        learning = self._learning
-        trained_X, has_text_X = self.trained_N1[ids_X], self.has_text_N1[ids_X]
-        if learning:
-            has_text_X = has_text_X & trained_X
-        kept_X = trained_X
-        if learning and self.settings.id_dropout > 0:
+        return self._id_part(own_XD, ids_X) + self._text_part(ids_X)
+
+    def _id_part(self, own_XD: Tensor, ids_X: Tensor) -> Tensor:
+        kept_X = self.trained_N1[ids_X]
+        # Without a text there is nothing to weigh the id part against.
+        weighed_X = self._has_text(ids_X)
+        if self._learning and self.settings.id_dropout > 0:
             drawn_X = torch.rand(len(ids_X), device=ids_X.device)
-            kept_X = trained_X & (drawn_X >= self.settings.id_dropout)
+            kept_X = kept_X & (drawn_X >= self.settings.id_dropout)
         frequency_X1 = self.frequency_N1[ids_X][:, None]
         gate_XD = torch.sigmoid(self.gate_D + self.gate_by_frequency_D * frequency_X1)
-        # Without a text there is nothing to weigh the id part against.
-        gate_XD = torch.where(has_text_X[:, None], gate_XD * kept_X[:, None], 1.0)
-        text_XD = self.adaptor(self.text_N1C[ids_X].float())
-        fused_XD: Tensor = gate_XD * own_XD + text_XD * has_text_X[:, None]
-        return fused_XD
+        return torch.where(weighed_X[:, None], gate_XD * kept_X[:, None], 1.0) * own_XD
+
+    def _text_part(self, ids_X: Tensor) -> Tensor:
+        text_XD: Tensor = self.adaptor(self.text_N1C[ids_X].float())
+        return text_XD * self._has_text(ids_X)[:, None]
+
+    def _has_text(self, ids_X: Tensor) -> Tensor:
+        has_text_X = self.has_text_N1[ids_X]
+        return has_text_X & self.trained_N1[ids_X] if self._learning else has_text_X
 
     @torch.no_grad()
     def _whole(self) -> Tensor:
         """All fused vectors, [N + 1, D], computed again only after something has changed."""
-        parts = [*self.parameters(), *self.buffers()]
-        state = [(part.data_ptr(), part._version) for part in parts]
+        state = _state([*self.parameters(), *self.buffers()])
         if self._kept is None or self._kept[0] != state:
             ids_N1 = torch.arange(self.num_embeddings, device=self.weight.device)
-            chunks = zip(
-                torch.split(self.local, CHUNK_ITEMS), torch.split(ids_N1, CHUNK_ITEMS), strict=True
-            )
-            fused_N1D = torch.cat([self._fuse(own_XD, ids_X) for own_XD, ids_X in chunks])
-            self._kept = state, fused_N1D
+            chunks = torch.split(ids_N1, CHUNK_ITEMS)
+            parts_N1D = torch.cat([self._id_part(self.local[ids], ids) for ids in chunks])
+            kin = self._kin_of_new()
+            parts_N1D[kin.new_W] = kin.blend(parts_N1D)
+            texts_N1D = torch.cat([self._text_part(ids) for ids in chunks])
+            self._kept = state, parts_N1D + texts_N1D
         return self._kept[1]
+
+    def _kin_of_new(self) -> Kin:
+        """Whose id parts new items borrow; texts alone decide it, so it is found once."""
+        state = _state([self.text_N1C, self.trained_N1, self.has_text_N1])
+        if self._kin is None or self._kin[0] != state:
+            known_N1 = self.trained_N1 & self.has_text_N1
+            new_N1 = self.is_new(0, self.num_embeddings)
+            self._kin = state, find_kin(self.text_N1C, known_N1, new_N1, self.settings.kin)
+        return self._kin[1]
+
+
+def _state(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """What changes whenever one of the tensors does."""
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]

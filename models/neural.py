@@ -215,6 +215,8 @@ class NeuralRanker(TextRanker):
     def _scores(self, queries: Tensor, start: int, stop: int) -> Tensor:
         query_BD = queries[:, : self.query_width].contiguous()
         scores_BC = self.chunk_scores(query_BD, start, stop).float()
+        if self.new_item_boost > 0:
+            scores_BC = scores_BC + self.new_item_boost * self.texts.is_new(start, stop)
         bias = self.repeat_bias
         if bias is None:
             return scores_BC

@@ -22,6 +22,9 @@ class FitConfig(BaseModel):
             where the loss samples its negatives.
         table_lr: Learning rate of "rows".
         warmup_steps: Steps over which the learning rate rises from 0.
+        cooldown: Last share of a stage over which the learning rate falls in a straight line to 0.
+            A stage ends at `max_epochs`, or with its share of `cpu_seconds`; one that stops early
+            has not cooled down.
         clip_norm: Largest gradient norm; 0 turns clipping off.
         patience: Epochs without a better validation NDCG@10 before training stops.
         seed: Seed of weights, dropout, order and crops.
@@ -45,6 +48,7 @@ class FitConfig(BaseModel):
     table_optimiser: Literal["auto", "adamw", "rows"] = "auto"
     table_lr: float = Field(default=0.05, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
+    cooldown: float = Field(default=0.0, ge=0, le=1)
     clip_norm: float = Field(default=5.0, ge=0)
     patience: int = Field(default=5, ge=1)
     seed: int = 0

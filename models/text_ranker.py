@@ -104,6 +104,11 @@ class TextRanker(Ranker):
             return 0.0
         return text.likeness
 
+    @property
+    def new_item_boost(self) -> float:
+        """What is added to the score of an item that training never saw."""
+        return 0.0 if self.text is None or not self.scores_by_vector else self.text.new_item_boost
+
     def profile(self, ids_BL: Tensor) -> Tensor:
         """Unit vectors of the mean text of each row's distinct items: [B, C]."""
         rows_E, places_E = first_places(ids_BL).nonzero(as_tuple=True)

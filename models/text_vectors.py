@@ -65,6 +65,9 @@ class TextSettings(BaseModel):
         id_dropout: Share of look-ups in training in which an item stands on its text alone.
         likeness: What is added to an item's score for the cosine between its text and the mean text
             of the history; 0 leaves it out. Needs repeats=learned.
+        kin: Known items, nearest by text, whose id parts an item without training events borrows
+            in their place; 0 leaves it with its text alone.
+        new_item_boost: What is added to the score of an item without training events.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +76,9 @@ class TextSettings(BaseModel):
     components: int = Field(default=128, ge=1)
     hidden: int = Field(default=0, ge=0)
     id_dropout: float = Field(default=0.2, ge=0, lt=1)
-    likeness: float = Field(default=5.0, ge=0)
+    likeness: float = Field(default=8.0, ge=0)
+    kin: int = Field(default=10, ge=0)
+    new_item_boost: float = Field(default=1.0, ge=0)
 
 
 def _spelled_out(value: Any) -> Any:

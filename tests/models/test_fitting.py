@@ -202,6 +202,29 @@ def test_stages_share_a_cpu_budget() -> None:
     assert fitter.cpu_seconds >= 0.4
 
 
+def test_the_learning_rate_falls_to_nothing_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a straight line over the last half of a stage's epochs, after a rise of three steps."""
+    fitter = make("sasrec", FitConfig(batch_size=8, max_epochs=4, cooldown=0.5, warmup_steps=3))
+    taken: list[float] = []
+    monkeypatch.setattr(fitter._optimisers, "step", taken.append)
+    monkeypatch.setattr(fitter, "_validation", None)
+    fitter.fit()
+    steps = len(taken)
+    fall = [min(1.0, (1 - step / steps) / 0.5) for step in range(steps)]
+    assert steps == fitter.step > 20
+    assert taken[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert taken[3:] == pytest.approx(fall[3:])
+
+
+def test_the_learning_rate_falls_with_a_budget() -> None:
+    fitter = make("sasrec", FitConfig(batch_size=8, cpu_seconds=0.5, cooldown=1.0))
+    shares: list[tuple[float, float]] = []
+    fitter.fit(on_step=lambda _: shares.append((fitter.cpu_seconds, fitter._pace())))
+    assert len(shares) > 3
+    for spent, pace in shares:
+        assert pace == pytest.approx(max(0.0, 1 - spent / 0.5))
+
+
 def test_a_cpu_budget_ends_training_whatever_the_epochs() -> None:
     fitter = make("sasrec", CONFIG.model_copy(update={"cpu_seconds": 0.3, "max_epochs": 1}))
     fitter.fit()

@@ -13,6 +13,7 @@ from models.evaluation import leave_one_out_split
 from models.fitting import FitConfig, Fitter
 from models.fused_items import FusedItems
 from models.item_table import tables_over
+from models.kin import find_kin
 from models.neural import NeuralRanker
 from models.sequences import SequenceStore
 from models.text_vectors import TextSettings, TextVectors
@@ -67,8 +68,8 @@ def test_without_text_vectors_nothing_has_changed(store: SequenceStore) -> None:
 
 
 def test_an_item_is_its_gated_id_and_its_text(store: SequenceStore) -> None:
-    """Known items have both, items without a text their id alone, new items their text alone."""
-    ranker = small_ranker("sasrec" + TEXT, store)
+    """Known items have both, items without a text their id alone."""
+    ranker = small_ranker("sasrec" + TEXT, store, text_vectors={"components": 8, "kin": 0})
     ranker.welcome(newcomers(), NEWER)
     items = fused(ranker)
     with torch.no_grad():
@@ -80,6 +81,58 @@ def test_an_item_is_its_gated_id_and_its_text(store: SequenceStore) -> None:
     torch.testing.assert_close(vectors[NUM_ITEMS - 1], text[NUM_ITEMS - 1])
     assert torch.equal(vectors[NUM_ITEMS], items.weight[NUM_ITEMS])
     assert torch.equal(vectors[0], items.weight[0])
+
+
+def test_new_items_borrow_from_their_kin(store: SequenceStore) -> None:
+    """The id parts of the known items whose texts are nearest, the nearer the more."""
+    ranker = small_ranker("sasrec" + TEXT, store, text_vectors={"components": 8, "kin": 3})
+    ranker.welcome(newcomers(), NEWER)
+    items = fused(ranker)
+    known = [int(i) for i in (items.trained_N1 & items.has_text_N1).nonzero()[:, 0]]
+    with torch.no_grad():
+        text = items.adaptor(items.text_N1C.float())
+        gate = torch.sigmoid(items.gate_D + items.gate_by_frequency_D * items.frequency_N1[:, None])
+        vectors = items(torch.arange(NEWER + 1))
+    for new in (NUM_ITEMS - 1, NEWER):
+        cosine = {i: float(items.text_N1C[i].float() @ items.text_N1C[new].float()) for i in known}
+        kin = sorted(known, key=lambda i: -cosine[i])[:3]
+        shares = np.exp([10 * cosine[i] for i in kin])
+        borrowed = sum(
+            float(share) * gate[i] * items.weight[i]
+            for i, share in zip(kin, shares / shares.sum(), strict=True)
+        )
+        torch.testing.assert_close(vectors[new], text[new] + borrowed, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vectors[7], text[7] + gate[7] * items.weight[7])
+
+
+def test_a_text_that_points_nowhere_borrows_nothing() -> None:
+    directions = torch.eye(5)
+    directions[4] = 0.0
+    known, new = torch.tensor([0, 1, 1, 0, 0]).bool(), torch.tensor([0, 0, 0, 1, 1]).bool()
+    kin = find_kin(directions, known, new, 2)
+    assert kin.new_W.tolist() == [3, 4]
+    assert kin.weights_WM.tolist() == [[0.5, 0.5], [0.0, 0.0]]
+    nobody = torch.zeros(5, dtype=torch.bool)
+    assert find_kin(directions, nobody, new, 2).blend(directions).abs().sum() == 0
+
+
+def test_new_items_are_boosted_and_no_others(store: SequenceStore) -> None:
+    rankers = [
+        small_ranker(
+            "sasrec" + TEXT, store, text_vectors={"components": 8, "new_item_boost": boost}
+        )
+        for boost in (0.0, 2.5)
+    ]
+    scores = []
+    for ranker in rankers:
+        ranker.welcome(newcomers(), NEWER)
+        scores.append(ranker.scores(encode_rows(ranker, store), 1, NEWER + 1))
+    seen = torch.isfinite(scores[0])
+    more = torch.where(seen, scores[1] - scores[0], 0.0)
+    assert (seen == torch.isfinite(scores[1])).all()
+    expected = torch.zeros_like(more)
+    expected[:, [NUM_ITEMS - 2, NEWER - 1]] = 2.5
+    torch.testing.assert_close(more, expected)
 
 
 def test_scores_rise_with_the_likeness_of_texts(store: SequenceStore) -> None:

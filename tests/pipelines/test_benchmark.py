@@ -252,6 +252,8 @@ def test_validation_alone_tunes_without_a_look_at_the_test(shop: Path) -> None:
     judged = measure(shop, "sasrec", "--first-seed", "3", *words)
     assert judged["seed"] == 3
     assert judged["validation_ndcg@10"] == tuned["validation_ndcg@10"]
+    budget = measure(shop, "sasrec", "--validation-only", "--cpu-seconds", "0.5", *words)
+    assert budget["validation_ndcg@10"] == budget["validation_slices"]["all"] > 0
     assert call("--dataset", str(shop), "--ranker", "tgh", "--validation-only",
                 "--out", str(shop / "out.json")) == 2  # fmt: skip
 
