@@ -1,13 +1,20 @@
-"""Fixtures for the steps: a lake with a trained ranker."""
+"""Fixtures for the steps: a lake with a trained ranker, and an endpoint that can be asked."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipelines.cli import main
 from tests.command import Command
+from tests.llm_server import LlmServer, llm_server
+from tests.pipelines.item_knowledge import PRICES
 from tests.pipelines.planted import DS, plant
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 QUICK = ["--recipe", "smoke", "--set", "max_epochs=25", "--set", "dropout=0.1", "--set", "lr=0.01"]
 
@@ -30,3 +37,33 @@ def trained(
     """A private copy of the trained lake and its registry."""
     shutil.copytree(trained_home, tmp_path / "home")
     return Command(str(tmp_path / "home" / "lake"), capfd)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LlmServer]:
+    """A chat endpoint in a process of its own."""
+    with llm_server(tmp_path / "log.jsonl") as running:
+        yield running
+
+
+@pytest.fixture
+def night(
+    tmp_path: Path,
+    server: LlmServer,
+    spark: "SparkSession",
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Command:
+    """The command line on an empty lake, with the http backend at the server."""
+    settings = {
+        "BACKEND": "http",
+        "BASE_URL": server.base_url,
+        "MODEL": "model-1",
+        "MAX_REQUESTS_PER_SECOND": "500",
+        "PARTITIONS": "1",
+        "TRACE_SHARE": "0",
+        **PRICES,
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"RECKONER_LLM__{name}", value)
+    return Command(str(tmp_path / "lake"), capfd)

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +18,6 @@ from pipelines.knowledge.requests import Reply, Request
 from pipelines.settings.groups import LlmSettings
 from tests.llm_server import LlmServer, llm_server
 from tests.pipelines.knowledge.conversation import HAMMER, LLM
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[LlmServer]:
-    with llm_server(tmp_path / "log.jsonl") as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

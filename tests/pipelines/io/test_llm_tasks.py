@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,9 @@ from pipelines.knowledge import reasoning, requests
 from pipelines.knowledge.quota import Limits
 from pipelines.knowledge.requests import chain_version
 from pipelines.settings.groups import LlmSettings
-from tests.llm_server import LlmServer, llm_server
+from tests.llm_server import LlmServer
 from tests.pipelines.builders import a_lake, a_run
 from tests.pipelines.catalogue import DS, tools
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[LlmServer]:
-    with llm_server(tmp_path / "log.jsonl") as running:
-        yield running
 
 
 def ask(
