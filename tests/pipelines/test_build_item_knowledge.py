@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.command import Command
-from tests.llm_server import FAULTS, UNUSABLE, LlmServer
+from tests.llm_answers import UNUSABLE
+from tests.llm_server import FAULTS, LlmServer
 from tests.pipelines.builders import a_lake
 from tests.pipelines.catalogue import DS, an_item, publish_items, tools
 from tests.pipelines.item_knowledge import PRICES, STEP, ends, rows

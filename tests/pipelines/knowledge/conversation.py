@@ -6,7 +6,7 @@ from typing import Any
 from pipelines.knowledge.reasoning import Chain
 from pipelines.knowledge.requests import Reply, Request
 from pipelines.settings.groups import LlmSettings
-from tests.llm_server import fair_answer
+from tests.llm_answers import fair_answer
 
 LLM = LlmSettings(backend="http", base_url="http://127.0.0.1:1/v1", model="model-1")
 HAMMER = {
