@@ -139,19 +139,6 @@ def test_the_model_never_hears_of_later_items(shop: Path) -> None:
     assert split.test.targets.max() > len(trained)
 
 
-def test_equal_times_follow_position_then_item(tmp_path: Path) -> None:
-    table = events([("u", "b", 1), ("u", "a", 1), ("u", "c", 0), ("v", "b", 2), ("v", "a", 2)])
-    pq.write_table(table, tmp_path / "events.parquet")
-    data = read_dataset(tmp_path)
-    names = [[data.items[i - 1] for i in data.store.row(r)] for r in range(2)]
-    assert names == [["c", "a", "b"], ["a", "b"]]
-    placed = table.append_column("position", pa.array([0, 1, 2, 0, 1]))
-    pq.write_table(placed, tmp_path / "events.parquet")
-    data = read_dataset(tmp_path)
-    names = [[data.items[i - 1] for i in data.store.row(r)] for r in range(2)]
-    assert names == [["c", "b", "a"], ["b", "a"]]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -235,14 +222,6 @@ def test_order_only_data_serves_leave_one_out(shop: Path) -> None:
     assert result["num_parameters"] == 0
 
 
-def test_real_data_split_has_the_published_sizes(shared_data: Path) -> None:
-    data = read_dataset(shared_data / "amazon2014-beauty")
-    assert (len(data.store), len(data.items), data.store.num_events) == (22_363, 12_101, 198_502)
-    from models.evaluation import temporal_split
-
-    assert len(temporal_split(data.store).test) == 5_585
-
-
 def test_validation_alone_tunes_without_a_look_at_the_test(shop: Path) -> None:
     words = ("--set", "dim=8", "--set", "max_epochs=2")
     tuned = measure(shop, "sasrec", "--validation-only", "--first-seed", "3", *words)
@@ -256,16 +235,6 @@ def test_validation_alone_tunes_without_a_look_at_the_test(shop: Path) -> None:
     assert budget["validation_ndcg@10"] == budget["validation_slices"]["all"] > 0
     assert call("--dataset", str(shop), "--ranker", "tgh", "--validation-only",
                 "--out", str(shop / "out.json")) == 2  # fmt: skip
-
-
-def test_actions_are_coded_by_their_names(tmp_path: Path) -> None:
-    table = events([("u", "a", 0), ("u", "b", 1), ("u", "c", 2)])
-    names = [name for name in table.column_names if name != "action"]
-    table = table.select(names).append_column("action", pa.array(["view", "buy", "view"]))
-    pq.write_table(table, tmp_path / "events.parquet")
-    assert read_dataset(tmp_path).store.actions.tolist() == [2, 1, 2]
-    pq.write_table(table.select(names), tmp_path / "events.parquet")
-    assert read_dataset(tmp_path).store.actions.tolist() == [0, 0, 0]
 
 
 def test_a_log_that_a_ranker_cannot_learn_from_is_named(
