@@ -7,7 +7,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,28 +19,13 @@ from models.batch import SequenceBatch, SequenceStore, steps_per_epoch, training
 from models.evaluation import Holdout
 from models.local_state import load_parts, local_parts
 from models.optimisers import Optimisers
+from models.progress import Progress
 from models.recipe import EpochResult, FitConfig, NonFiniteLossError, StepState
 from models.validation import users_to_judge, validate
 
 Losses = dict[str, Tensor]
 Forward = Callable[[SequenceBatch], Losses]
 __all__ = ["EpochResult", "FitConfig", "Fitter", "NonFiniteLossError", "StepState"]
-
-
-@dataclass
-class _Progress:
-    """Where training stands; all of it travels in the state dict."""
-
-    stage: int = 0
-    stage_began: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    targets: int = 0
-    best: float = -1.0
-    waited: int = 0
-    cpu_seconds: float = 0.0
-    done: bool = False
 
 
 def no_reduction(values: Tensor) -> Tensor:
@@ -104,7 +89,7 @@ class Fitter:
                 validation, config, rank, world, self._sharded, ranker.workers
             )
         self._validation = validation
-        self._at = _Progress()
+        self._at = Progress()
         self._sums: dict[str, float] = {}
         self._best: dict[str, Tensor] | None = None
         self._seed_dropout()
@@ -189,7 +174,7 @@ class Fitter:
             at.step += 1
             if on_step is not None:
                 on_step(StepState(at.step, at.epoch, at.batch, self._num_batches, loss))
-            if self._out_of_time():
+            if at.is_out_of_time(self.config, len(self.ranker.stages)):
                 break
         return self._close_epoch()
 
@@ -235,7 +220,7 @@ class Fitter:
         weights = state["ranker"]
         state = copy.deepcopy({key: value for key, value in state.items() if key != "ranker"})
         stage = self._at.stage
-        self._at = _Progress(**state["progress"])
+        self._at = Progress(**state["progress"])
         if self._at.stage != stage:
             self._start_stage()
         load_parts(self.ranker, weights)
@@ -289,24 +274,7 @@ class Fitter:
         return sum(values.values())
 
     def _pace(self) -> float:
-        """Share of the learning rate that the next step takes: it rises first and falls last."""
-        config = self.config
-        rise = min(1.0, (self._at.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        if config.cooldown == 0:
-            return rise
-        return rise * min(1.0, max(0.0, 1.0 - self._stage_share()) / config.cooldown)
-
-    def _stage_share(self) -> float:
-        """How much of its longest run the stage has behind it, from 0 to 1."""
-        at, limit = self._at, self.config.cpu_seconds
-        if limit is not None:
-            return at.cpu_seconds * len(self.ranker.stages) / limit - at.stage
-        epochs = at.epoch - at.stage_began + at.batch / max(self._num_batches, 1)
-        return epochs / self.config.max_epochs
-
-    def _out_of_time(self) -> bool:
-        # Stages share a budget of CPU seconds equally.
-        return self.config.cpu_seconds is not None and self._stage_share() >= 1.0
+        return self._at.pace(self.config, len(self.ranker.stages), self._num_batches)
 
     def _close_epoch(self) -> EpochResult:
         at, config = self._at, self.config
@@ -314,10 +282,8 @@ class Fitter:
         watch = self._validation is not None and config.cpu_seconds is None
         if watch and (at.epoch + 1) % config.eval_every == 0:
             metric = self.validate()
-            better = metric > at.best
-            at.waited = 0 if better else at.waited + config.eval_every
+            better = at.take_metric(metric, config.eval_every)
             if better:
-                at.best = metric
                 self._best = copy.deepcopy(local_parts(self.ranker.state_dict()))
         losses = self._mean_losses()
         stage = self.ranker.stages[at.stage]
@@ -325,9 +291,7 @@ class Fitter:
         result = EpochResult(at.epoch, at.step, losses, metric, better, at.targets, seconds, stage)
         self.curve.append(result)
         at.epoch, at.batch, self._sums = at.epoch + 1, 0, {}
-        trained = at.epoch - at.stage_began
-        out_of_epochs = config.cpu_seconds is None and trained >= config.max_epochs
-        if self._out_of_time() or out_of_epochs or at.waited >= config.patience:
+        if at.ends_stage(config, len(self.ranker.stages)):
             self._close_stage()
         return result
 
@@ -344,7 +308,7 @@ class Fitter:
             at.done = True
             return
         self.restore_best()
-        at.stage, at.stage_began, at.waited = at.stage + 1, at.epoch, 0
+        at.start_stage()
         if stages[at.stage] not in self.ranker.refining:
             self._best, at.best = None, -1.0
         self._start_stage()
