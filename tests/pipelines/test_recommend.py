@@ -82,10 +82,11 @@ def test_the_same_lists_for_any_batch_size_and_number_of_actors(
     before = lists(promoted).sort_by([("user_id", "ascending"), ("rank", "ascending")])
     version = Lake(promoted.lake, Run.unrecorded()).version("recommendations")
     monkeypatch.setattr("pipelines.io.ray_score.USERS_PER_TASK", 70)
-    monkeypatch.setenv("RECKONER_RECOMMEND__BATCH_SIZE", "7")
-    monkeypatch.setenv("RECKONER_RECOMMEND__NUM_ACTORS", "2")
-    result = promoted.json("recommend", "--partition", DS)
-    assert result["published"] is False, "equal contents are not committed again"
+    for batch, actors in ((7, 2), (64, 1)):
+        monkeypatch.setenv("RECKONER_RECOMMEND__BATCH_SIZE", str(batch))
+        monkeypatch.setenv("RECKONER_RECOMMEND__NUM_ACTORS", str(actors))
+        result = promoted.json("recommend", "--partition", DS)
+        assert result["published"] is False, "equal contents are not committed again"
     lake = Lake(promoted.lake, Run.unrecorded())
     assert lake.version("recommendations") == version
     assert lists(promoted).sort_by([("user_id", "ascending"), ("rank", "ascending")]) == before

@@ -90,14 +90,14 @@ def test_dry_run_registers_nothing(trained: Command) -> None:
     assert Registry(load_settings(trained.lake)).known() == ["1", "challenger -> 1"]
 
 
-def test_two_workers_share_the_items_and_learn_the_task(
-    trained: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("shard_items", "parallel"), [("false", "ddp"), ("true", "fsdp2")])
+def test_two_workers_learn_the_same_task(
+    trained: Command, monkeypatch: pytest.MonkeyPatch, shard_items: str, parallel: str
 ) -> None:
-    """Whole copies on two workers (DDP) train in the night on clusters."""
     monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "2")
     monkeypatch.setenv("RECKONER_RAY__CPUS_PER_WORKER", "0.5")
-    monkeypatch.setenv("RECKONER_RAY__SHARD_ITEMS", "true")
-    monkeypatch.setenv("RECKONER_RAY__PARALLEL", "fsdp2")
+    monkeypatch.setenv("RECKONER_RAY__SHARD_ITEMS", shard_items)
+    monkeypatch.setenv("RECKONER_RAY__PARALLEL", parallel)
     result = trained.json("train-ranker", "--partition", DS, *QUICK)
     assert result["version"] == "2"
     assert result["ndcg@10"][1] > 0.3
