@@ -54,8 +54,12 @@ class TextRanker(Ranker):
         return None if self.text is None else self.text.encoder
 
     def learn_text(self, vectors: TextVectors) -> None:
-        """Take the items' text vectors, whose encoder the settings then name."""
-        text = self._text_of(vectors)
+        """Take the items' text vectors, whose encoder the settings then name in full.
+
+        Raises:
+            ValueError: If the settings ask for another encoder; a name's leading part is enough.
+        """
+        text = self._text_of(vectors, leading=True)
         text.start(vectors)
         named = text.settings.model_copy(update={"encoder": vectors.encoder})
         text.settings = named
@@ -78,11 +82,12 @@ class TextRanker(Ranker):
                 setattr(self, name, torch.cat([buffer, more]))
         self.num_items = size - 1
 
-    def _text_of(self, vectors: TextVectors) -> FusedItems:
+    def _text_of(self, vectors: TextVectors, leading: bool = False) -> FusedItems:
         if not isinstance(self.items, FusedItems):
             raise ValueError(f"{self.name} was set up without text vectors: set text_vectors=on")
         wanted = self.items.settings.encoder
-        if wanted not in ("", vectors.encoder):
+        fits = leading and vectors.encoder.startswith(f"{wanted}-")
+        if not fits and wanted not in ("", vectors.encoder):
             raise ValueError(
                 f"{self.name} takes text vectors of encoder {wanted!r}, and these are of "
                 f"{vectors.encoder!r}: encode the items with {wanted!r}, or train anew"

@@ -21,7 +21,7 @@ TABLE = ITEM_VECTORS.name
 
 
 def vectors_as_of(lake: Lake, ds: str) -> TextVectors | None:
-    """Read the newest partition of `item_vectors` up to a date, recorded; None where none is there.
+    """Read the newest partition of `item_vectors` up to a date, recorded; None where it has none.
 
     Raises:
         InputError: the partition mixes encoders or widths.
@@ -32,6 +32,8 @@ def vectors_as_of(lake: Lake, ds: str) -> TextVectors | None:
     if days[-1] != ds:
         log.warning("the night has no text vectors of its own", partition=ds, used=days[-1])
     rows = lake.read(TABLE, days[-1], ["item_idx", "vector", "encoder"]).sort_by("item_idx")
+    if not rows.num_rows:
+        return None
     encoders = pc.unique(rows["encoder"]).to_pylist()
     if len(encoders) != 1:
         raise InputError(
@@ -56,7 +58,7 @@ def teach_text(lake: Lake, ds: str, ranker: Ranker) -> None:
     vectors = vectors_as_of(lake, ds)
     if vectors is None:
         raise InputError(
-            f"text_vectors is on and table {TABLE} has no partition up to {ds}: run reckoner "
+            f"text_vectors is on and table {TABLE} has no vectors as of {ds}: run reckoner "
             f"build-item-knowledge --partition {ds}, or train with text_vectors=off"
         )
     try:

@@ -241,10 +241,25 @@ def test_vectors_of_another_encoder_are_refused(store: SequenceStore) -> None:
     wide = TextVectors("test", np.array([NEWER]), np.ones((1, 99), np.float32))
     with pytest.raises(ValueError, match="have 99 numbers, those in training had 24"):
         ranker.require_encoder(wide)
+    for wanted, given in (("words", "test-1-24"), ("tes", "test-1-24"), ("test-1-24", "test")):
+        picky = registry.build("sasrec", NUM_ITEMS, text_vectors=wanted)
+        with pytest.raises(ValueError, match=f"of encoder '{wanted}', and these are of '{given}'"):
+            picky.learn_text(random_text(encoder=given))
     other = registry.build("sasrec", NUM_ITEMS, text_vectors="on")
     other.fit_statistics(store)
     with pytest.raises(ValueError, match="none of the items in training has a text vector"):
         other.learn_text(random_text([NUM_ITEMS]))
+
+
+def test_an_encoder_may_be_named_by_its_leading_part(store: SequenceStore) -> None:
+    ranker = registry.build("sasrec", NUM_ITEMS, dim=16, text_vectors="test")
+    ranker.fit_statistics(store)
+    ranker.learn_text(random_text(encoder="test-1-24"))
+    assert ranker.text_encoder == "test-1-24"
+    with pytest.raises(
+        ValueError, match=r"of encoder 'test-1-24', and these are of 'test-1-24-pca'"
+    ):
+        ranker.welcome(random_text([NEWER], encoder="test-1-24-pca"), NEWER)
 
 
 def test_items_that_training_never_saw_take_no_part_in_it(store: SequenceStore) -> None:

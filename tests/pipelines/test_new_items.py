@@ -159,8 +159,10 @@ def test_vectors_of_another_encoder_are_refused(shop: Command, monkeypatch: Any)
 
 
 def test_training_without_any_vectors_says_what_to_run(tmp_path: Path, trained: Command) -> None:
-    assert trained("train-ranker", "--partition", FIRST, *TRAIN) == 2
-    assert "run reckoner build-item-knowledge --partition 2026-03-10" in trained.last_line
+    for _ in ("no partition", "a partition without a row"):
+        assert trained("train-ranker", "--partition", FIRST, *TRAIN) == 2
+        assert "run reckoner build-item-knowledge --partition 2026-03-10" in trained.last_line
+        assert trained(*VECTORS, "--partition", "2020-01-01") == 0, trained.errors
 
 
 def test_what_is_new_counts_when_a_version_is_evaluated(shop: Command) -> None:
