@@ -50,14 +50,15 @@ class Progress:
             batches: Batches of an epoch.
         """
         rise = min(1.0, (self.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-        if config.cooldown == 0:
+        falling = config.falling_share
+        if falling == 0:
             return rise
         if config.cpu_seconds is not None:
             behind = self._time_share(config.cpu_seconds, stages)
         else:
             epochs = self.epoch - self.stage_began + self.batch / max(batches, 1)
             behind = epochs / config.max_epochs
-        return rise * min(1.0, max(0.0, 1.0 - behind) / config.cooldown)
+        return rise * min(1.0, max(0.0, 1.0 - behind) / falling)
 
     def is_out_of_time(self, config: FitConfig, stages: int) -> bool:
         """Say whether the stage has had its share of the CPU seconds."""

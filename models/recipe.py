@@ -24,7 +24,8 @@ class FitConfig(BaseModel):
         warmup_steps: Steps over which the learning rate rises from 0.
         cooldown: Last share of a stage over which the learning rate falls in a straight line to 0.
             A stage ends at `max_epochs`, or with its share of `cpu_seconds`; one that stops early
-            has not cooled down.
+            has not cooled down. None is half of it under `cpu_seconds`, whose end is sure to come,
+            and nothing otherwise.
         clip_norm: Largest gradient norm; 0 turns clipping off.
         patience: Epochs without a better validation NDCG@10 before training stops.
         seed: Seed of weights, dropout, order and crops.
@@ -48,7 +49,7 @@ class FitConfig(BaseModel):
     table_optimiser: Literal["auto", "adamw", "rows"] = "auto"
     table_lr: float = Field(default=0.05, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
-    cooldown: float = Field(default=0.0, ge=0, le=1)
+    cooldown: float | None = Field(default=None, ge=0, le=1)
     clip_norm: float = Field(default=5.0, ge=0)
     patience: int = Field(default=5, ge=1)
     seed: int = 0
@@ -59,6 +60,12 @@ class FitConfig(BaseModel):
     cpu_seconds: float | None = Field(default=None, gt=0)
     random_crop: bool = False
     bucket_batches: int = Field(default=64, ge=1)
+
+    @property
+    def falling_share(self) -> float:
+        """Last share of a stage over which the learning rate falls."""
+        by_default = 0.0 if self.cpu_seconds is None else 0.5
+        return by_default if self.cooldown is None else self.cooldown
 
     def batch_plan(self, max_length: int) -> BatchPlan:
         """Derive the order of batches for windows of `max_length` positions."""
