@@ -66,6 +66,7 @@ RECIPE = {
 }
 SHARED_TRIALS: tuple[dict[str, str], ...] = (
     {"dropout": "0.3"},
+    {"lr": "0.003"},
     {"scoring": "cosine", "temperature": "0.1"},
 )
 BACKBONE_TRIAL = ({"num_layers": "3"},)
