@@ -59,7 +59,7 @@ class NeuralConfig(TextConfig):
     max_length: int = Field(default=50, ge=1)
     num_layers: int = Field(default=2, ge=1)
     num_heads: int = Field(default=2, ge=1)
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
     loss: Literal["auto", "ce", "sampled", "gbce"] = "auto"
     negatives: int = Field(default=512, ge=1)
     negative_sampling: Literal["uniform", "popularity"] = "uniform"

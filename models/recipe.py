@@ -44,7 +44,7 @@ class FitConfig(BaseModel):
 
     batch_size: int = Field(default=256, ge=1)
     max_epochs: int = Field(default=200, ge=1)
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     table_optimiser: Literal["auto", "adamw", "rows"] = "auto"
     table_lr: float = Field(default=0.05, gt=0)
