@@ -31,6 +31,25 @@ class SemanticIds:
         """Share of known items that have all their codes in common with another."""
         return collision_rate(self.codes_N1G[self.known_N1])
 
+    def standing_for(self, vectors_N1D: Tensor, *, residual: bool) -> "SemanticIds":
+        """Keep the codes and let other vectors stand for their values.
+
+        Args:
+            vectors_N1D: One vector per item; a value gets the mean of the items that have it.
+            residual: Take from each item what its values so far stand for before the next code.
+        """
+        left_XD = vectors_N1D[self.known_N1].float()
+        books = []
+        for assigned_X, book in zip(
+            self.codes_N1G[self.known_N1].unbind(dim=1), self.codebooks, strict=True
+        ):
+            nowhere_KD = left_XD.new_zeros(len(book), left_XD.shape[1])
+            means_KD = cluster_means(left_XD, assigned_X, nowhere_KD)
+            books.append(means_KD)
+            if residual:
+                left_XD = left_XD - means_KD[assigned_X]
+        return SemanticIds(self.codes_N1G, tuple(books), self.known_N1)
+
 
 def collision_rate(codes_XG: Tensor) -> float:
     """Share of items that have all their codes in common with another; 0 without items."""

@@ -9,18 +9,18 @@ from pydantic import Field
 from torch import Tensor
 
 from models.batch import SequenceBatch
+from models.coded_items import CodedConfig, CodedRanker
 from models.encoders.base import BasePass
 from models.layers.code_paths import CodePaths, Walk
 from models.places import draw_places
 from models.policy import group_advantages
 from models.registry import register
 from models.semantic_ids import code_diagnostics, parallel_ids
-from models.sequential import SequentialConfig, SequentialRanker
 
 STAGES = ("vectors", "codes", "rl")
 
 
-class REG4RecConfig(SequentialConfig):
+class REG4RecConfig(CodedConfig):
     """Settings of REG4Rec.
 
     Attributes:
@@ -53,12 +53,13 @@ class REG4RecConfig(SequentialConfig):
 
 
 @register
-class REG4Rec(SequentialRanker):
+class REG4Rec(CodedRanker):
     """An item's score is the sum of its codes' log probabilities over the paths kept.
 
     Stages: "vectors" trains the backbone as it is, and k-means over several views of its item
-    vectors gives unordered codes. "codes" learns to walk all codebooks, see `CodePaths`. "rl" (off
-    by default) draws orders and rewards those that get the next items' codes right.
+    vectors, or of the items' text vectors, gives unordered codes. "codes" learns to walk all
+    codebooks, see `CodePaths`. "rl" (off by default) draws orders and rewards those that get the
+    next items' codes right.
 
     Source: REG4Rec, 2025 (arXiv 2508.15308), of which the abstract alone was found. Inferences:
     k-means over overlapping rotated views stands in for the mixture-of-experts codebooks; the next
@@ -73,7 +74,6 @@ class REG4Rec(SequentialRanker):
     method = "parallel unordered codes, the most certain first, inconsistent ones held down"
     source = "REG4Rec 2025 (arXiv 2508.15308)"
     refining = ("rl",)
-    scores_by_vector = False
     config_type = REG4RecConfig
     config: REG4RecConfig
 
@@ -101,10 +101,9 @@ class REG4Rec(SequentialRanker):
         """Cut codes before they are first learnt; freeze what a stage does not use."""
         self.stage_number.fill_(STAGES.index(stage))
         if stage == "codes":
+            books, codes = self.config.books, self.config.codes_per_book
             with torch.no_grad():
-                vectors_N1D = self.item_vectors(0, self.num_items + 1)
-                books, codes = self.config.books, self.config.codes_per_book
-                self.walker.start(parallel_ids(vectors_N1D, self.known_N1, books, codes))
+                self.walker.start(self.cut_codes(parallel_ids, books, codes, residual=False))
         self._train_parts(stage)
 
     def _train_parts(self, stage: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.batch import SequenceBatch
+from models.coded_items import CodedConfig, CodedRanker
 from models.encoders.base import INIT_STD, BasePass
 from models.layers.code_head import CodeHead
 from models.layers.slow_thoughts import SlowThoughts, ThoughtChain
@@ -17,13 +18,12 @@ from models.places import draw_places
 from models.policy import group_advantages
 from models.registry import register
 from models.semantic_ids import code_diagnostics, residual_ids
-from models.sequential import SequentialConfig, SequentialRanker
 from models.similar_items import nearest_items
 
 STAGES = ("vectors", "pretrain", "thoughts", "rl")
 
 
-class StreamRecConfig(SequentialConfig):
+class StreamRecConfig(CodedConfig):
     """Settings of STREAM-Rec.
 
     Attributes:
@@ -63,14 +63,14 @@ class StreamRecConfig(SequentialConfig):
 
 
 @register
-class StreamRec(SequentialRanker):
+class StreamRec(CodedRanker):
     """Item vectors, then codes with hints, then slow thoughts, then rewards.
 
-    Stages: "vectors" trains the backbone as it is, and residual k-means cuts its item vectors into
-    codes. "pretrain" learns codes level by level; beside it a hint, the codes of the item most
-    similar to the target, is predicted and then put before the target's codes as one more token.
-    "thoughts" adds a chain of codebook values, see `SlowThoughts`. "rl" draws thoughts and items
-    and follows rewards relative to the group of one place.
+    Stages: "vectors" trains the backbone as it is, and residual k-means cuts its item vectors, or
+    the items' text vectors, into codes. "pretrain" learns codes level by level; beside it a hint,
+    the codes of the item most similar to the target, is predicted and then put before the target's
+    codes as one more token. "thoughts" adds a chain of codebook values, see `SlowThoughts`. "rl"
+    draws thoughts and items and follows rewards relative to the group of one place.
 
     Source: STREAM-Rec, 2025 (arXiv 2504.09627), of which reading notes were found. Inferences: a
     decoder-only encoder and an additive head (`CodeHead`) stand in for encoder, decoder and beam
@@ -85,7 +85,6 @@ class StreamRec(SequentialRanker):
     method = "slow thoughts from a codebook, then semantic ids, scored exactly; four stages"
     source = "STREAM-Rec 2025 (arXiv 2504.09627)"
     refining = ("thoughts", "rl")
-    scores_by_vector = False
     config_type = StreamRecConfig
     config: StreamRecConfig
 
@@ -130,9 +129,9 @@ class StreamRec(SequentialRanker):
 
     @torch.no_grad()
     def _cut_codes(self) -> None:
-        vectors_N1D = self.item_vectors(0, self.num_items + 1)
         levels, codes = self.config.code_levels, self.config.codes_per_level
-        self.head.start(residual_ids(vectors_N1D, self.known_N1, levels, codes))
+        self.head.start(self.cut_codes(residual_ids, levels, codes, residual=True))
+        vectors_N1D = self.item_vectors(0, self.num_items + 1)
         self.similar_N1.copy_(nearest_items(vectors_N1D, self.known_N1, 1)[:, 0])
 
     def _train_parts(self, stage: str) -> None:
