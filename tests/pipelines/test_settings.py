@@ -67,7 +67,13 @@ def test_a_value_out_of_range_names_the_setting(monkeypatch: pytest.MonkeyPatch)
 def test_a_missing_or_broken_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "a.toml"
     broken.write_text("[spark\n")
-    for path, words in ((tmp_path / "none.toml", "not a file"), (broken, "settings file")):
+    latin = tmp_path / "b.yaml"
+    latin.write_bytes("lake_uri: caf\u00e9".encode("latin-1"))
+    for path, words in (
+        (tmp_path / "none.toml", "not a file"),
+        (broken, "settings file .*a.toml"),
+        (latin, "settings file .*b.yaml.*utf-8"),
+    ):
         monkeypatch.setenv("RECKONER_SETTINGS", str(path))
         with pytest.raises(InputError, match=words):
             load_settings()
