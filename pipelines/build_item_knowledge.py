@@ -138,7 +138,7 @@ def _judge(context: Context, made: Built, accept: bool) -> None:
         "item knowledge is worse than the last accepted; correct the prompts or the model, or "
         "publish it all the same with --accept"
     )
-    found = quality(made.records, made.failed)
+    found = asdict(quality(made.records, made.failed)) | made.opinion
     judge_round(context, SUBJECT, found, context.lake, accept=accept, refusal=refusal)
 
 

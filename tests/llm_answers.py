@@ -73,6 +73,14 @@ def fair_answer(step: str, told: str) -> dict[str, Any]:
             ]
         }
     claims = found(told, "claims") or []
+    if step == "judge":
+        text = " ".join(words)
+        return {
+            "reasoning": "Most of it is said of the thing, and the rest is what people do with it.",
+            "marks": [_mark(claim, text) for claim in claims],
+            "specific": 4,
+            "faithful": 5,
+        }
     if step == "verify":
         return {"verdicts": [_verdict(claim) for claim in claims]}
     title = " ".join(words[:12]) or "It"
@@ -80,6 +88,13 @@ def fair_answer(step: str, told: str) -> dict[str, Any]:
         "keep": [claim["id"] for claim in claims],
         "summary": f"{title} is for the workshop and for repairs at home.",
     }
+
+
+def _mark(claim: dict[str, Any], text: str) -> dict[str, Any]:
+    if claim["claim"].endswith("perpetual motion"):
+        return {"id": claim["id"], "mark": "wrong"}
+    is_stated = claim["kind"] == "attribute" and claim["claim"].split(": ", 1)[1] in text
+    return {"id": claim["id"], "mark": "stated" if is_stated else "plausible"}
 
 
 def _verdict(claim: dict[str, Any]) -> dict[str, Any]:

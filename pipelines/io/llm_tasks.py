@@ -24,11 +24,12 @@ from pipelines.knowledge.course import Course, Outcome
 from pipelines.knowledge.interests import reason_about_user
 from pipelines.knowledge.reasoning import Chain, reason_about_category, reason_about_item
 from pipelines.knowledge.requests import Reply, Request
+from pipelines.knowledge.second_opinion import judge_record
 from pipelines.knowledge.user_history import Line
 from pipelines.run import Run
 from pipelines.settings.groups import LlmSettings
 
-Kind = Literal["category", "item", "user"]
+Kind = Literal["category", "item", "judgement", "user"]
 
 # Chains that wait for a next try must not leave places unused.
 CHAINS_PER_PLACE = 3
@@ -78,6 +79,8 @@ def begin(kind: Kind, payload: str, llm: LlmSettings, subject: str) -> Chain[Any
     if kind == "user":
         lines = [Line(**line) for line in given["lines"]]
         return reason_about_user(lines, given["most"], llm, subject)
+    if kind == "judgement":
+        return judge_record(given["item"], given["record"], llm)
     return reason_about_item(given["item"], given["dimensions"], llm)
 
 

@@ -96,6 +96,22 @@ class Synthesis(Answer):
     summary: Paragraph
 
 
+class Mark(Answer):
+    """The judge's mark for one claim."""
+
+    id: int = Field(ge=1)
+    mark: Literal["stated", "plausible", "wrong"]
+
+
+class Judgement(Answer):
+    """The judge's answer; it reasons before it grades."""
+
+    reasoning: Paragraph
+    marks: list[Mark] = Field(max_length=100)
+    specific: int = Field(ge=1, le=5)
+    faithful: int = Field(ge=1, le=5)
+
+
 class Interest(Answer):
     """One interest of a person, with the lines of their history that bear it out."""
 

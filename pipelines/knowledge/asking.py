@@ -21,7 +21,12 @@ from pipelines.step import Context
 
 log = structlog.get_logger()
 
-SUBJECTS: dict[Kind, str] = {"category": "categories", "item": "items", "user": "people"}
+SUBJECTS: dict[Kind, str] = {
+    "category": "categories",
+    "item": "items",
+    "judgement": "judgements",
+    "user": "people",
+}
 
 
 class ModelAsker:

@@ -37,12 +37,14 @@ class Built:
         failed: rows of `item_knowledge_failed`.
         stop: why no further round should begin; None where one may.
         notes: figures for the step's result.
+        opinion: what a model makes of a sample of the records; see `second_opinion.opinion`.
     """
 
     records: pa.Table
     failed: pa.Table
     stop: Stop | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    opinion: dict[str, float] = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -16,10 +16,18 @@ EXPECTED_OUT = {
     "needs": 300,
     "verify": 600,
     "synthesis": 120,
+    "judge": 400,
     "interests": 700,
 }
 # What a step is told of earlier answers, beside the item.
-EXPECTED_TOLD = {"ontology": 0, "attributes": 300, "needs": 450, "verify": 350, "synthesis": 300}
+EXPECTED_TOLD = {
+    "ontology": 0,
+    "attributes": 300,
+    "needs": 450,
+    "verify": 350,
+    "synthesis": 300,
+    "judge": 450,
+}
 ITEM_STEPS = ("attributes", "needs", "verify", "synthesis")
 ANSWERS_WORTH_A_MEAN = 20
 
@@ -39,6 +47,7 @@ def estimate(
     categories: int,
     llm: LlmSettings,
     measured: Mapping[str, tuple[int, float, float]],
+    judge_share: float = 0.0,
 ) -> Estimate:
     """Estimate a run over items and categories that have nothing yet.
 
@@ -48,19 +57,22 @@ def estimate(
         llm: the settings: prompts' language, bounds and prices.
         measured: per step: answers so far, mean tokens in and out; used instead of guesses where
             there are enough of them.
+        judge_share: of the items, whose records the model grades.
     """
     tokens_in = tokens_out = 0.0
     texts = [tokens_of(json.dumps(item_fields(item, llm.max_item_chars))) for item in items]
-    for step in ("ontology", *ITEM_STEPS):
-        count = categories if step == "ontology" else len(items)
+    judged = round(judge_share * len(items))
+    for step in ("ontology", *ITEM_STEPS, "judge"):
+        count = {"ontology": categories, "judge": judged}.get(step, len(items))
         answers, mean_in, mean_out = measured.get(step, (0, 0.0, 0.0))
         if answers >= ANSWERS_WORTH_A_MEAN:
             tokens_in += count * mean_in
             tokens_out += count * mean_out
             continue
         asked = tokens_of(prompt_text(step, llm.language)) + SCHEMA_TOKENS + EXPECTED_TOLD[step]
-        tokens_in += count * asked + (0 if step == "ontology" else sum(texts))
+        text = 0.0 if step == "ontology" or not items else sum(texts) / len(items)
+        tokens_in += count * (asked + text)
         tokens_out += count * EXPECTED_OUT[step]
     cost = price(round(tokens_in), round(tokens_out), llm)
-    requests = categories + len(items) * len(ITEM_STEPS)
+    requests = categories + len(items) * len(ITEM_STEPS) + judged
     return Estimate(requests, round(tokens_in), round(tokens_out), round(cost, 6))

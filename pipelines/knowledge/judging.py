@@ -15,6 +15,8 @@ from pipelines.settings.groups import KnowledgeSettings
 SUBJECT = "item_knowledge"
 # Shares of which less is better.
 BAD = {"contradicted", "duplicated", "failed", "invented"}
+# What a model says of a sample is noted and refuses nothing.
+ONLY_NOTED = "judge_"
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def compare(
     checks = []
     for name, value in (asdict(now) if isinstance(now, Quality) else now).items():
         last = None if accepted is None else accepted.get(name)
-        if last is None:
-            checks.append(Check(name, value, None, None, True, f"{name} {value:.3f}"))
+        if last is None or name.startswith(ONLY_NOTED):
+            checks.append(Check(name, value, last, None, True, f"{name} {value:.3f}"))
             continue
         sign = -1 if name in BAD else 1
         bound = last - sign * settings.max_quality_loss

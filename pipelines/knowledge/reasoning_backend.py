@@ -13,6 +13,7 @@ from pipelines.knowledge.backends import Built, Caps
 from pipelines.knowledge.estimate import Estimate, estimate
 from pipelines.knowledge.item_text import PATH
 from pipelines.knowledge.requests import chain_version, step_version
+from pipelines.knowledge.second_opinion import is_judged, opinion
 from pipelines.knowledge.selection import unknown
 from pipelines.step import Context
 from pipelines.tables.knowledge import CATEGORY_ONTOLOGY, ITEM_KNOWLEDGE, ITEM_KNOWLEDGE_FAILED
@@ -40,7 +41,9 @@ class ReasoningBackend:
         """Estimate from the texts, and from earlier answers' tokens where there are enough."""
         known = set(self._ontologies())
         categories = {path for path in _paths(items) if path and path not in known}
-        return estimate(items.to_pylist(), len(categories), self._llm, self._asker.measured())
+        share = self._context.settings.knowledge.judge_share
+        measured = self._asker.measured()
+        return estimate(items.to_pylist(), len(categories), self._llm, measured, share)
 
     def build(self, items: pa.Table) -> Built:
         """Reason about a round of items; publishes new ontology rows on the way."""
@@ -56,16 +59,41 @@ class ReasoningBackend:
         hashes = {row["item_id"]: row["content_hash"] for row in rows}
         records = [self._record(one, hashes) for one in outcomes if one["status"] == "done"]
         failed = [self._failure(one, hashes) for one in outcomes if one["status"] == "failed"]
+        stop = self._asker.quota.stop
+        opinion = {} if stop else self._judge(rows, records)
         return Built(
             pa.Table.from_pylist(records, schema=ITEM_KNOWLEDGE.stored),
             pa.Table.from_pylist(failed, schema=ITEM_KNOWLEDGE_FAILED.stored),
-            self._asker.quota.stop,
-            self._asker.spent(),
+            stop or self._asker.quota.stop,
+            self._asker.spent() | opinion,
+            opinion,
         )
 
     def close(self) -> None:
         """Close the quota's port."""
         self._asker.close()
+
+    def _judge(
+        self, items: list[dict[str, Any]], records: list[dict[str, Any]]
+    ) -> dict[str, float]:
+        """Have a sample of the round's records graded; one that cannot be is not missed."""
+        share = self._context.settings.knowledge.judge_share
+        sample = {row["item_id"]: row for row in records if is_judged(row["item_id"], share)}
+        if not sample:
+            return {}
+        subjects = []
+        for item in items:
+            if item["item_id"] in sample:
+                record = sample[item["item_id"]]
+                told = {name: record[name] for name in ("summary", "claims")}
+                subjects.append((item["item_id"], json.dumps({"item": item, "record": told})))
+        outcomes = self._asker.ask("judgement", subjects)
+        done = [one for one in outcomes if one["status"] == "done"]
+        found = opinion(
+            (sample[one["subject"]]["claims"], json.loads(one["result"])) for one in done
+        )
+        log.info("records graded", asked=len(subjects), **found)
+        return found
 
     def _complete_ontologies(self, paths: set[str]) -> Mapping[str, list[dict[str, Any]]]:
         """Ask for what is missing, publish it, and return every category's dimensions."""

@@ -11,6 +11,7 @@ from pipelines.knowledge.answers import (
     Answer,
     Facts,
     Interests,
+    Judgement,
     Needs,
     Ontology,
     Synthesis,
@@ -27,6 +28,7 @@ PROMPTS: dict[str, tuple[str, type[Answer]]] = {
     "needs": ("v1", Needs),
     "verify": ("v1", Verdicts),
     "synthesis": ("v1", Synthesis),
+    "judge": ("v1", Judgement),
     "interests": ("v1", Interests),
 }
 # The steps whose answers an item's record is made of.

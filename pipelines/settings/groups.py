@@ -168,6 +168,9 @@ class KnowledgeSettings(Group):
     max_quality_loss: float = Field(
         0.1, ge=0, le=1, description="share by which a measure may fall behind the last accepted"
     )
+    judge_share: float = Field(
+        0.0, ge=0, le=1, description="of new records, graded by the model for one request each"
+    )
 
 
 class InterestSettings(Group):

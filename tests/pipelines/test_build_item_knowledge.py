@@ -181,6 +181,30 @@ def test_a_worse_round_is_refused_until_a_person_accepts_it(
     assert len(server.requests()) == asked
 
 
+def test_the_model_grades_a_sample_and_refuses_nothing(
+    night: Command, server: LlmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECKONER_KNOWLEDGE__MIN_RECORDS", "6")
+    monkeypatch.setenv("RECKONER_KNOWLEDGE__JUDGE_SHARE", "1")
+    publish_items(night.lake, tools(6))
+    result = night.json(*STEP)
+    assert (result["built"], result["judge_records"]) == (6, 6)
+    assert result["judge_agreement"] == 1
+    asked = server.requests()
+    assert len(asked) == 6 * 5 + 1  # four steps and a judgement each, and one category
+    assert spent(rows(night, "llm_answers")) == spent(server.billed())
+    assert night.json(*STEP)["pending"] == 0
+    assert len(server.requests()) == len(asked)
+
+    publish_items(night.lake, [an_item(f"new-{n}", f"New saw {n}") for n in range(6)], "2026-03-02")
+    later = ("build-item-knowledge", "--partition", "2026-03-02", "--accept")
+    server.control(is_careless=True)
+    assert night.json(*later)["built"] == 6
+    noted = {row["check"]: row for row in rows(night, "monitoring") if row["ds"] == "2026-03-02"}
+    assert noted["judge_agreement"]["value"] < 1
+    assert {noted[name]["status"] for name in noted if name.startswith("judge_")} == {"noted"}
+
+
 def test_a_poisonous_item_fails_alone_and_can_be_tried_again(
     night: Command, server: LlmServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

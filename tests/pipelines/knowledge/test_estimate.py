@@ -17,7 +17,10 @@ def test_longer_texts_and_more_categories_cost_more() -> None:
     categories = estimate([HAMMER], 3, PRICED, {})
     assert categories.requests == 7
     assert categories.tokens_out > one.tokens_out
-    assert estimate([], 0, PRICED, {}).cost_usd == 0
+    assert estimate([], 0, PRICED, {}, 0.5).cost_usd == 0
+    graded = estimate([HAMMER] * 10, 0, PRICED, {}, 0.2)
+    assert graded.requests == 42
+    assert graded.tokens_in > 10 * one.tokens_in
 
 
 def test_measured_steps_replace_the_guess_once_there_are_enough() -> None:

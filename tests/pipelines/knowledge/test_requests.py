@@ -18,6 +18,7 @@ VERSIONS = {
     "needs": "needs.v1-ac7cc662",
     "verify": "verify.v1-6284af2c",
     "synthesis": "synthesis.v1-7ca7df3c",
+    "judge": "judge.v1-fad64293",
     "interests": "interests.v1-8a83f31f",
 }
 
