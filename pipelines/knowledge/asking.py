@@ -1,6 +1,5 @@
 """Drive chains of a model wherever the backend runs them, under one quota and one answer store."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from pipelines.io.spark_session import spark_session
 from pipelines.knowledge.backends import Caps
 from pipelines.knowledge.course import Course
 from pipelines.knowledge.quota import Limits, Quota
+from pipelines.knowledge.samples import is_drawn
 from pipelines.step import Context
 
 log = structlog.get_logger()
@@ -111,7 +111,8 @@ class ModelAsker:
 
     def trace_items(self, subjects: Sequence[tuple[str, str]]) -> None:
         """Show a sample of the conversations in MLflow; the night does not depend on it."""
-        sample = {subject: payload for subject, payload in subjects if self._is_sampled(subject)}
+        share = self._llm.trace_share
+        sample = {subject: payload for subject, payload in subjects if is_drawn(subject, share)}
         if not sample or find_spec("mlflow") is None:
             return
         from pipelines.io.llm_traces import replay, trace
@@ -131,11 +132,6 @@ class ModelAsker:
             log.info("conversations are in MLflow", traces=traces)
         except (InputError, ServiceUnavailable) as error:
             log.warning("no traces", reason=str(error))
-
-    def _is_sampled(self, subject: str) -> bool:
-        """Draw by the item's id, so that a rerun shows the same items."""
-        draw = int.from_bytes(hashlib.blake2b(subject.encode(), digest_size=4).digest())
-        return draw < self._llm.trace_share * 2**32
 
     def measured(self) -> dict[str, tuple[int, float, float]]:
         """Answers so far, and their mean tokens in and out, per step."""

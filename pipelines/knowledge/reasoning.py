@@ -9,7 +9,7 @@ The division into an attribute analyst, a need analyst, a verifier and a synthes
 ReaSeq's cooperating agents (abstract only; roles and prompts are an inference).
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -178,9 +178,8 @@ def _verify(asker: Asker, fields: Mapping[str, Any], claims: Sequence[Claim]) ->
         return []
 
     def each_once(answer: Verdicts) -> None:
-        judged = sorted(verdict.id for verdict in answer.verdicts)
-        if judged != [claim.id for claim in claims]:
-            raise ValueError(f"verdicts must judge each of the claims 1 to {len(claims)} once")
+        ids = (verdict.id for verdict in answer.verdicts)
+        require_each_once(ids, len(claims), "verdicts must judge")
 
     answer = yield from asker.ask(
         "verify", {"item": fields, "claims": _numbered(claims)}, Verdicts, each_once
@@ -197,6 +196,16 @@ def _verify(asker: Asker, fields: Mapping[str, Any], claims: Sequence[Claim]) ->
         quote = quotes[0] if word == "supported" else ""
         judged.append(Claim(claim.id, claim.kind, claim.name, claim.value, quote, word))
     return judged
+
+
+def require_each_once(ids: Iterable[int], count: int, duty: str) -> None:
+    """Refuse an answer that leaves a numbered claim out, repeats or invents one.
+
+    Raises:
+        ValueError: it does; the message begins with the duty.
+    """
+    if sorted(ids) != list(range(1, count + 1)):
+        raise ValueError(f"{duty} each of the claims 1 to {count} once")
 
 
 def _numbered(claims: Sequence[Claim]) -> list[dict[str, Any]]:

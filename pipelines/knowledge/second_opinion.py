@@ -5,22 +5,21 @@ prompt file `judge`. What it says is noted and refuses nothing: a sample is smal
 model, too.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.knowledge.answers import Judgement
 from pipelines.knowledge.item_text import item_fields, require_language
-from pipelines.knowledge.reasoning import Asker, Chain
+from pipelines.knowledge.reasoning import Asker, Chain, require_each_once
+from pipelines.knowledge.samples import is_drawn
 from pipelines.settings.groups import LlmSettings
 
 HIGHEST_GRADE = 5
 
 
 def is_judged(item_id: str, share: float) -> bool:
-    """Draw by the item's id, so that a rerun judges the same items."""
-    draw = int.from_bytes(hashlib.blake2b(f"judge/{item_id}".encode(), digest_size=4).digest())
-    return draw < share * 2**32
+    """Draw by the item's id, others than those that are shown as traces."""
+    return is_drawn(f"judge/{item_id}", share)
 
 
 def judge_record(
@@ -39,8 +38,7 @@ def judge_record(
     claims = record["claims"]
 
     def each_once(answer: Judgement) -> None:
-        if sorted(mark.id for mark in answer.marks) != list(range(1, len(claims) + 1)):
-            raise ValueError(f"marks must grade each of the claims 1 to {len(claims)} once")
+        require_each_once((mark.id for mark in answer.marks), len(claims), "marks must grade")
         require_language(answer.reasoning, llm.language)
 
     told = [

@@ -10,7 +10,7 @@ import pytest
 from pipelines.cli import main
 from tests.command import Command
 from tests.llm_server import LlmServer, llm_server
-from tests.pipelines.item_knowledge import PRICES
+from tests.pipelines.item_knowledge import PRICES, use_endpoint
 from tests.pipelines.planted import DS, plant
 
 if TYPE_CHECKING:
@@ -55,15 +55,5 @@ def night(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Command:
     """The command line on an empty lake, with the http backend at the server."""
-    settings = {
-        "BACKEND": "http",
-        "BASE_URL": server.base_url,
-        "MODEL": "model-1",
-        "MAX_REQUESTS_PER_SECOND": "500",
-        "PARTITIONS": "1",
-        "TRACE_SHARE": "0",
-        **PRICES,
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(f"RECKONER_LLM__{name}", value)
+    use_endpoint(monkeypatch, server, TRACE_SHARE="0", **PRICES)
     return Command(str(tmp_path / "lake"), capfd)

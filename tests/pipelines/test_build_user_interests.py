@@ -18,6 +18,7 @@ from tests.command import Command
 from tests.llm_server import LlmServer, llm_server
 from tests.pipelines.builders import a_lake, days_after, rows_of
 from tests.pipelines.catalogue import DS, an_item, publish_items
+from tests.pipelines.item_knowledge import use_endpoint
 
 STEP = ("build-user-interests", "--partition", DS)
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -85,16 +86,7 @@ def asked(
 ) -> Iterator[tuple[Command, LlmServer]]:
     """The step's command line with the http backend at a server."""
     with llm_server(tmp_path / "log.jsonl") as server:
-        settings = {
-            "BACKEND": "http",
-            "BASE_URL": server.base_url,
-            "MODEL": "model-1",
-            "MAX_REQUESTS_PER_SECOND": "500",
-            "PARTITIONS": "1",
-            "PRICE_PER_MILLION_IN": "1",
-        }
-        for name, value in settings.items():
-            monkeypatch.setenv(f"RECKONER_LLM__{name}", value)
+        use_endpoint(monkeypatch, server, PRICE_PER_MILLION_IN="1")
         yield night, server
 
 
