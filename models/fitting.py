@@ -165,11 +165,11 @@ class Fitter:
         if at.batch == 0:
             began = time.process_time()
             self.ranker.refresh()
-            at.cpu_seconds += time.process_time() - began
+            self._spend(time.process_time() - began)
         for batch in self._batches():
             began = time.process_time()
             loss = self._take_step(batch.to(self.device))
-            at.cpu_seconds += time.process_time() - began
+            self._spend(time.process_time() - began)
             at.batch += 1
             at.step += 1
             if on_step is not None:
@@ -177,6 +177,13 @@ class Fitter:
             if at.is_out_of_time(self.config, len(self.ranker.stages)):
                 break
         return self._close_epoch()
+
+    def _spend(self, seconds: float) -> None:
+        if self.config.cpu_seconds is not None:
+            # The budget decides pace and end, on which all workers must agree: each takes the mean.
+            spent = torch.tensor(seconds, dtype=torch.float64, device=self.device)
+            seconds = float(self._reduce_sum(spent)) / self._world
+        self._at.cpu_seconds += seconds
 
     def restore_best(self) -> None:
         """Put the weights of the best validated epoch back, where there is one."""

@@ -73,7 +73,7 @@ class Progress:
         """Say, between epochs, whether the stage is over: out of time, epochs or patience."""
         trained = self.epoch - self.stage_began
         out_of_epochs = config.cpu_seconds is None and trained >= config.max_epochs
-        out_of_patience = self.waited >= config.patience
+        out_of_patience = self.waited >= config.patience and trained >= config.min_epochs
         return self.is_out_of_time(config, stages) or out_of_epochs or out_of_patience
 
     def start_stage(self) -> None:

@@ -28,14 +28,16 @@ class FitConfig(BaseModel):
             and nothing otherwise.
         clip_norm: Largest gradient norm; 0 turns clipping off.
         patience: Epochs without a better validation NDCG@10 before training stops.
+        min_epochs: Epochs of a stage before patience can end it: a lucky first epoch would
+            otherwise end a run before it has begun to learn.
         seed: Seed of weights, dropout, order and crops.
         precision: "bf16" runs the forward pass under autocast.
         eval_users: Validation users per epoch at most.
         eval_seen: Judge by ranks with seen items allowed or excluded.
         eval_every: Epochs between two validations.
-        cpu_seconds: Stop at that much process CPU time spent in training, whatever else holds;
-            validation is then skipped, and the
-            stages of a ranker share the budget equally.
+        cpu_seconds: Stop at that much process CPU time spent in training, the mean over the
+            workers, whatever else holds; validation is then skipped, and the stages of a ranker
+            share the budget equally.
         random_crop: See `BatchPlan`.
         bucket_batches: See `BatchPlan`.
     """
@@ -52,6 +54,7 @@ class FitConfig(BaseModel):
     cooldown: float | None = Field(default=None, ge=0, le=1)
     clip_norm: float = Field(default=5.0, ge=0)
     patience: int = Field(default=5, ge=1)
+    min_epochs: int = Field(default=1, ge=1)
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     eval_users: int = Field(default=3000, ge=1)

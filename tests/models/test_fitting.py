@@ -144,6 +144,15 @@ def test_best_weights_come_back_and_patience_ends_training(
         fitter.run_epoch()
 
 
+def test_patience_waits_for_the_least_number_of_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitter = make("sasrec", CONFIG.model_copy(update={"max_epochs": 50, "min_epochs": 5}))
+    values = iter([0.4, 0.1, 0.2, 0.3, 0.5, 0.3, 0.2, 0.9])
+    monkeypatch.setattr(fitter, "validate", lambda: next(values))
+    curve = fitter.fit()
+    assert [point.validation for point in curve] == [0.4, 0.1, 0.2, 0.3, 0.5, 0.3, 0.2]
+    assert fitter.best_metric == 0.5
+
+
 class TwoStages(SASRec):
     """Learns everything first and its item vectors alone afterwards."""
 
@@ -307,3 +316,11 @@ def test_holdout_sampling_is_deterministic() -> None:
     assert holdout.sample(7, 1).targets.tolist() == holdout.sample(7, 1).targets.tolist()
     assert holdout.sample(7, 1).targets.tolist() != holdout.sample(7, 2).targets.tolist()
     assert len(holdout.sample(99, 1)) == 30
+
+
+def test_workers_spend_their_mean_of_the_budget() -> None:
+    # The other of two workers spends three times as much in each step.
+    config = CONFIG.model_copy(update={"cpu_seconds": 1e6})
+    fitter = make("sasrec", config, world=2, reduce_sum=lambda mine: mine * 4)
+    fitter._spend(2.0)
+    assert fitter.cpu_seconds == 4.0
