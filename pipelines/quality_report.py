@@ -53,7 +53,7 @@ def collect(log: Log) -> list[dict[str, Any]]:
 
 
 def _files(log: Log, entry: Entry) -> list[Path]:
-    seeds = (final_fit(log, entry, seed, tune=False).out for seed in range(MAX_SEEDS))
+    seeds = (final_fit(log, entry, seed).out for seed in range(MAX_SEEDS))
     return [path for path in seeds if path.exists()]
 
 

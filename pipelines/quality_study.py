@@ -23,10 +23,19 @@ HOME = Path(".reckoner/bench/quality")
 
 @dataclass(frozen=True)
 class Log:
-    """A real log and the protocol it is judged under."""
+    """A real log and the protocol it is judged under.
+
+    Attributes:
+        name: Folder of the dataset.
+        protocol: How it is split.
+        recipe: What all trained rankers run with there, chosen on the control's validation figure.
+        tuned_on: The log whose trials choose each row's settings; this one where empty.
+    """
 
     name: str
     protocol: str
+    recipe: dict[str, str] = field(default_factory=dict)
+    tuned_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,82 +46,68 @@ class Entry:
         label: Name of the row.
         ranker: Name in the registry.
         settings: What makes it this row.
-        trials: Settings tried on validation beside the row's own; every trained ranker gets as
-            many, and the best trial's settings are what its seeds run with.
+        trial: What is tried beside the row as it is; every trained ranker gets one such trial, and
+            the better of the two on validation is what its seeds run with. None for a heuristic.
         logs: The logs it can run on; all where empty.
     """
 
     label: str
     ranker: str
     settings: dict[str, str] = field(default_factory=dict)
-    trials: tuple[dict[str, str], ...] = ()
+    trial: dict[str, str] | None = None
     logs: tuple[str, ...] = ()
 
 
+# A quarter of the full cross-entropy's seconds, and on Beauty's validation users its equal.
+SAMPLED = {"batch_size": "128", "loss": "sampled", "table_optimiser": "rows", "lr": "0.003"}
+SPARSE = SAMPLED | {"negatives": "2048", "dropout": "0.3", "patience": "3", "min_epochs": "8"}
+# As many epochs for all: the learning rate falls to 0 at the end, which is where they are judged.
+DENSE = SAMPLED | {"negatives": "1024", "random_crop": "true", "cooldown": "0.6"}
+DENSE |= {"max_epochs": "30", "patience": "30", "eval_every": "5", "eval_seen": "excluded"}
+TUNING = "amazon2014-beauty"
 LOGS = (
-    Log("amazon2014-beauty", "temporal"),
-    Log("amazon2014-sports", "temporal"),
-    Log("taobao", "temporal"),
-    Log("ml-1m", "leave-one-out"),
+    Log(TUNING, "temporal", SPARSE),
+    Log("amazon2014-sports", "temporal", SPARSE, TUNING),
+    Log("taobao", "temporal", SPARSE, TUNING),
+    Log("ml-1m", "leave-one-out", DENSE, TUNING),
 )
-# The same for every trained ranker: what one of them gains by tuning the control could gain too.
-RECIPE = {
-    "batch_size": "128",
-    "patience": "3",
-    "max_epochs": "60",
-    # A quarter of the full cross-entropy's seconds, and on validation of the first log its equal.
-    "loss": "sampled",
-    "table_optimiser": "rows",
-}
-SHARED_TRIALS: tuple[dict[str, str], ...] = (
-    {"dropout": "0.3"},
-    {"lr": "0.003"},
-    {"scoring": "cosine", "temperature": "0.1"},
-)
-BACKBONE_TRIAL = ({"num_layers": "3"},)
-STEPS_TRIAL = ({"reasoning_steps": "1"},)
-
-
-def _trained(label: str, ranker: str, own: tuple[dict[str, str], ...], **settings: str) -> Entry:
-    return Entry(label, ranker, settings, SHARED_TRIALS + own)
-
-
 CONTROL = "sasrec"
+DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
     Entry("popularity", "popularity"),
     Entry("last-transition", "last-transition"),
     Entry("tgh", "tgh"),
-    _trained("sasrec", "sasrec", BACKBONE_TRIAL),
+    Entry("sasrec", "sasrec", {}, DEEPER),
+    Entry("rearec-erl", "rearec-erl", {}, ONE_THOUGHT),
+    Entry("rearec-prl", "rearec-prl", {}, ONE_THOUGHT),
+    Entry("plr", "plr", {}, ONE_THOUGHT),
+    Entry("lares", "lares", {}, {"reasoning_steps": "2"}),
     # Two thoughts at every position cost two further passes: three times the layers.
-    _trained("sasrec-deep", "sasrec", ({"lr": "0.0005"},), num_layers="6"),
-    _trained("sasrec-dropout", "sasrec-dropout", ({"sample_dropout": "0.1"},)),
-    _trained("hstu", "hstu", BACKBONE_TRIAL),
-    _trained("rearec-erl", "rearec-erl", STEPS_TRIAL),
-    _trained("rearec-prl", "rearec-prl", STEPS_TRIAL),
-    _trained("plr", "plr", STEPS_TRIAL),
-    _trained("lares", "lares", ({"reasoning_steps": "2"},)),
-    _trained("dtrec", "dtrec", STEPS_TRIAL),
-    _trained("stream-rec", "stream-rec", ({"code_levels": "4"},)),
-    _trained("reg4rec", "reg4rec", ({"books": "8"},)),
-    _trained("sasrec+icsrec", "sasrec", BACKBONE_TRIAL, auxiliary="icsrec"),
-    _trained("sasrec+sra-cl", "sasrec", BACKBONE_TRIAL, auxiliary="sra-cl"),
-    _trained("bert4rec", "bert4rec", ({"mask_share": "0.4"},)),
-    _trained("mancar", "mancar", STEPS_TRIAL),
+    Entry("sasrec-deep", "sasrec", {"num_layers": "6"}, {"lr": "0.001"}),
+    Entry("sasrec-dropout", "sasrec-dropout", {}, {"sample_dropout": "0.1"}),
+    Entry("hstu", "hstu", {}, DEEPER),
+    Entry("dtrec", "dtrec", {}, ONE_THOUGHT),
+    Entry("mancar", "mancar", {}, ONE_THOUGHT),
+    Entry("igr-sr", "igr-sr", {}, ONE_THOUGHT),
+    Entry("sasrec+icsrec", "sasrec", {"auxiliary": "icsrec"}, DEEPER),
+    Entry("sasrec+sra-cl", "sasrec", {"auxiliary": "sra-cl"}, DEEPER),
+    Entry("stream-rec", "stream-rec", {}, {"code_levels": "4"}),
+    Entry("reg4rec", "reg4rec", {}, {"books": "8"}),
+    Entry("bert4rec", "bert4rec", {}, {"mask_share": "0.4"}),
     # It needs feedback of several levels.
-    Entry("onepiece", "onepiece", {}, (*SHARED_TRIALS, {"lr": "0.0005"}), ("taobao",)),
+    Entry("onepiece", "onepiece", {}, {"lr": "0.001"}, ("taobao",)),
 )
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One process of the study: a trial on validation, or a seed that is tested."""
+    """One process of the study. It also tests, but choices are made by its validation figure."""
 
     log: Log
     entry: Entry
     settings: dict[str, str]
     seed: int
     out: Path
-    is_trial: bool
 
     def command(self, data: Path) -> list[str]:
         """The command line that measures it."""
@@ -121,11 +116,7 @@ class Fit:
         words += ["--protocol", self.log.protocol, "--first-seed", str(self.seed)]
         for key, value in self.settings.items():
             words += ["--set", f"{key}={value}"]
-        if self.is_trial:
-            words.append("--validation-only")
-        else:
-            words += ["--users-out", str(self.out.with_suffix(".npz"))]
-        return [*words, "--out", str(self.out)]
+        return [*words, "--users-out", str(self.out.with_suffix(".npz")), "--out", str(self.out)]
 
 
 def study(
@@ -134,7 +125,6 @@ def study(
     labels: Annotated[str, typer.Option(help="Rows, comma separated; default all.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per trained ranker.")] = 5,
     hours: Annotated[float, typer.Option(help="Start no fit after that long.")] = 1e6,
-    tune: Annotated[bool, typer.Option(help="Try each row's settings on validation first.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the missing fits.")] = False,
 ) -> None:
     """Run what is missing of the study.
@@ -145,49 +135,56 @@ def study(
     entries = [one for one in ENTRIES if not labels or one.label in labels.split(",")]
     HOME.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    for fit in missing(chosen_logs, entries, seeds, tune):
+    for fit in missing(chosen_logs, entries, seeds):
         if (time.monotonic() - began) / 3600 >= hours:
             print("out of time: run the same command again to go on")
             return
-        print(f"{fit.log.name}: {fit.entry.label}, {'trial' if fit.is_trial else fit.seed}")
+        print(f"{fit.out.stem}: {fit.settings}", flush=True)
         if not dry_run:
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
             subprocess.run(fit.command(data), env=environment, check=True)
 
 
-def missing(logs: list[Log], entries: list[Entry], seeds: int, tune: bool) -> Iterator[Fit]:
-    """Find the fits without a file, in the order they should run; trials before their seeds."""
+def missing(logs: list[Log], entries: list[Entry], seeds: int) -> Iterator[Fit]:
+    """Find the fits without a file, in the order they should run; trials before their seeds.
+
+    A choice between trials is made when its fit's turn comes.
+    """
     for seed in range(seeds):
         for log in logs:
             for entry in entries:
                 if entry.logs and log.name not in entry.logs:
                     continue
-                trials = trials_of(log, entry) if tune else []
-                yield from (trial for trial in trials if not trial.out.exists())
-                fit = final_fit(log, entry, seed, tune)
-                is_one_of_many = bool(entry.trials) or seed == 0
+                yield from (one for one in trials_of(log, entry) if not one.out.exists())
+                fit = final_fit(log, entry, seed)
+                is_one_of_many = entry.trial is not None or seed == 0
                 if is_one_of_many and not fit.out.exists():
                     yield fit
 
 
 def trials_of(log: Log, entry: Entry) -> list[Fit]:
-    """The fits that settings are chosen by: the row as it is and each of its trials."""
-    if not entry.trials:
+    """The fits that a row's settings on a log are chosen by; none for a heuristic."""
+    if entry.trial is None:
         return []
+    tuning = next((one for one in LOGS if one.name == log.tuned_on), log)
+    where = log if entry.logs and tuning.name not in entry.logs else tuning
+    settings = where.recipe | entry.settings
     return [
-        Fit(log, entry, RECIPE | entry.settings | trial, 0, _file(log, entry, f"trial{n}"), True)
-        for n, trial in enumerate(({}, *entry.trials))
+        Fit(where, entry, settings | more, 0, _file(where, entry, f"trial{n}"))
+        for n, more in enumerate(({}, entry.trial))
     ]
 
 
-def final_fit(log: Log, entry: Entry, seed: int, tune: bool) -> Fit:
-    """The fit of one seed, under the best trial's settings."""
-    settings = (RECIPE if entry.trials else {}) | entry.settings
-    done = [trial for trial in trials_of(log, entry) if tune and trial.out.exists()]
-    if done:
-        best = max(done, key=lambda trial: _validated(trial.out))
-        settings = best.settings
-    return Fit(log, entry, settings, seed, _file(log, entry, f"seed{seed}"), False)
+def final_fit(log: Log, entry: Entry, seed: int) -> Fit:
+    """The fit of a seed under the better trial's settings; that trial itself is the first seed."""
+    trials = trials_of(log, entry)
+    done = [n for n, one in enumerate(trials) if one.out.exists()]
+    best = max(done, key=lambda n: _validated(trials[n].out), default=0)
+    if done and trials[best].log == log and seed == 0:
+        return trials[best]
+    settings = (log.recipe if trials else {}) | entry.settings
+    settings |= entry.trial or {} if best else {}
+    return Fit(log, entry, settings, seed, _file(log, entry, f"seed{seed}"))
 
 
 def _validated(out: Path) -> float:

@@ -5,70 +5,86 @@ from pathlib import Path
 
 import pytest
 
+from models import registry
 from pipelines import quality_report, quality_study
 from pipelines.benchmark_settings import split_settings
-from pipelines.quality_study import Entry, Log, final_fit, missing, study, trials_of
+from pipelines.quality_study import Entry, Fit, Log, final_fit, missing, study, trials_of
 from tests.pipelines.walks import write_walks
 
 ROWS = quality_study.ENTRIES
-LOG = Log("walks", "temporal")
+REAL_LOGS = quality_study.LOGS
 SMALL = {"dim": "8", "max_epochs": "4", "batch_size": "16", "lr": "0.02"}
+LOG = Log("walks", "temporal", SMALL)
+OTHER = Log("other-walks", "temporal", SMALL | {"lr": "0.01"}, tuned_on="walks")
 ENTRIES = (
     Entry("popularity", "popularity"),
-    Entry("sasrec", "sasrec", SMALL, ({"dropout": "0.9"},)),
-    Entry("deep", "sasrec", SMALL | {"num_layers": "3"}, ({"dropout": "0.9"},)),
+    Entry("sasrec", "sasrec", {}, {"dropout": "0.9"}),
+    Entry("deep", "sasrec", {"num_layers": "3"}, {"dropout": "0.9"}),
+    Entry("elsewhere", "sasrec", {}, {"dropout": "0.9"}, ("other-walks",)),
 )
 
 
 @pytest.fixture(autouse=True)
 def small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "walks").mkdir()
-    write_walks(tmp_path / "walks")
+    for log in (LOG, OTHER):
+        (tmp_path / log.name).mkdir()
+        write_walks(tmp_path / log.name)
     monkeypatch.setattr(quality_study, "HOME", tmp_path / "fits")
     for module in (quality_study, quality_report):
-        monkeypatch.setattr(module, "LOGS", (LOG,))
+        monkeypatch.setattr(module, "LOGS", (LOG, OTHER))
         monkeypatch.setattr(module, "ENTRIES", ENTRIES)
     monkeypatch.setattr(quality_report, "DOCS", tmp_path / "docs")
     return tmp_path
 
 
+def pretend(fit: Fit, value: float) -> None:
+    fit.out.parent.mkdir(exist_ok=True)
+    fit.out.write_text(json.dumps({"validation_ndcg@10": value}))
+
+
 def test_trials_come_before_their_seed_and_first_seeds_before_second_ones() -> None:
-    order = [
-        (fit.entry.label, "trial" if fit.is_trial else fit.seed)
-        for fit in missing([LOG], list(ENTRIES), seeds=2, tune=True)
-    ]
-    firsts = [("sasrec", "trial")] * 2 + [("sasrec", 0)] + [("deep", "trial")] * 2 + [("deep", 0)]
-    assert order[:7] == [("popularity", 0), *firsts]
-    assert ("popularity", 1) not in order
-    assert order[-1] == ("deep", 1)
+    order = []
+    for fit in missing([LOG, OTHER], list(ENTRIES), seeds=2):
+        order.append(fit.out.stem)
+        pretend(fit, 0.1)
+    tried = [f"walks.{label}.trial{n}" for label in ("sasrec", "deep") for n in (0, 1)]
+    assert order[:5] == ["walks.popularity.seed0", *tried]
+    carried = [f"other-walks.{label}.seed0" for label in ("popularity", "sasrec", "deep")]
+    alone = [f"other-walks.elsewhere.trial{n}" for n in (0, 1)]
+    assert order[5:10] == [*carried, *alone]
+    assert order[10:12] == ["walks.sasrec.seed1", "walks.deep.seed1"]
+    assert len(order) == len(set(order)) == 15
 
 
 @pytest.mark.parametrize("entry", ROWS, ids=lambda entry: entry.label)
-def test_every_row_and_trial_has_settings_that_exist(entry: Entry) -> None:
-    for log in quality_study.LOGS:
-        for fit in (*trials_of(log, entry), final_fit(log, entry, 0, tune=False)):
+def test_every_row_and_trial_has_settings_that_exist(
+    entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality_study, "LOGS", REAL_LOGS)
+    for log in REAL_LOGS:
+        for fit in (*trials_of(log, entry), final_fit(log, entry, 0)):
             split_settings(entry.ranker, log.protocol, None, fit.settings)
 
 
-def test_trained_rows_get_as_many_trials() -> None:
-    assert {len(one.trials) for one in ROWS if one.trials} == {4}
+def test_every_ranker_has_a_row() -> None:
+    assert {row.ranker for row in ROWS} == set(registry.names())
 
 
-def test_the_best_trial_sets_what_the_seeds_run_with(small_study: Path) -> None:
+def test_the_better_trial_is_the_first_seed_and_sets_what_others_run_with() -> None:
     entry = ENTRIES[1]
-    (small_study / "fits").mkdir()
     for trial, value in zip(trials_of(LOG, entry), (0.1, 0.3), strict=True):
-        trial.out.write_text(json.dumps({"validation_ndcg@10": value}))
-    assert final_fit(LOG, entry, 0, tune=True).settings["dropout"] == "0.9"
-    assert "dropout" not in final_fit(LOG, entry, 0, tune=False).settings
+        pretend(trial, value)
+    assert final_fit(LOG, entry, 0).out.stem == "walks.sasrec.trial1"
+    assert final_fit(LOG, entry, 1).settings == SMALL | {"dropout": "0.9"}
+    assert final_fit(OTHER, entry, 0).settings == SMALL | {"dropout": "0.9", "lr": "0.01"}
 
 
 def test_a_study_runs_once_and_is_reported(
     small_study: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    study(small_study, labels="popularity,sasrec", seeds=1, tune=False, hours=1.0, logs="")
+    study(small_study, labels="popularity,sasrec", seeds=1, hours=1.0, logs="walks")
     capfd.readouterr()
-    study(small_study, labels="popularity,sasrec", seeds=1, tune=False, hours=1.0, logs="")
+    study(small_study, labels="popularity,sasrec", seeds=1, hours=1.0, logs="walks")
     assert capfd.readouterr().out == ""
     docs = small_study / "docs"
     (docs / "benchmarks").mkdir(parents=True)
