@@ -33,9 +33,8 @@ from pipelines.io.dataset import read_dataset
 HOME = Path(".reckoner/bench")
 QUICK = os.environ.get("QUICK") == "1"
 ROUNDS = 5
-SECONDS = 3.0 if QUICK else 30.0
+SECONDS = 3.0 if QUICK else 10.0
 TRAINED = tuple(one for one in TRAINING if not QUICK or one.name in QUICK_TRAINING)
-JUDGED = tuple(one for one in TRAINING if one.name in ACCURACY)
 CATALOGUES = (100_000,) if QUICK else (10_000, 100_000, 1_000_000, 10_000_000)
 # CPU seconds of training after which accuracy is taken.
 MARKS = "30,60,120,300"
@@ -96,7 +95,7 @@ def take_rounds(task: str, contenders: tuple[Contender, ...], words: list[str]) 
         for contender in contenders:
             if contender.name not in pythons or (turn, contender.name) in done:
                 continue
-            result = measure(contender, pythons[contender.name], words)
+            result = measure(contender, pythons[contender.name], [*words, "--seed", str(turn)])
             line = {"task": task, "round": turn, "name": contender.name} | result
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -119,7 +118,7 @@ def bench() -> None:
         take_rounds(f"train-{dataset.name}", TRAINED, [*words, "--seconds", str(SECONDS)])
         if not QUICK:
             words += ["--test", str(test), "--marks", MARKS]
-            take_rounds(f"accuracy-{dataset.name}", JUDGED, words)
+            take_rounds(f"accuracy-{dataset.name}", ACCURACY, words)
     else:
         print(f"{dataset}/events.parquet does not exist: name a folder with DATASET=DIR")
     for items in CATALOGUES:

@@ -52,12 +52,15 @@ class Contender:
 TORCH = "torch==2.13.0"
 # Newer ones want NumPy 2, which these libraries do not take.
 OLD_ARROW = "pyarrow<20"
+REPLAY = ("replay-rec[torch]==0.22.0", TORCH)
 TRAINING = (
     Contender("Reckoner sasrec", "reckoner_adapter.py", variant="sasrec"),
     Contender("Reckoner sasrec, sampled", "reckoner_adapter.py", variant="sasrec:sampled"),
     Contender("Reckoner rearec-erl", "reckoner_adapter.py", variant="rearec-erl"),
     Contender("Reckoner rearec-prl", "reckoner_adapter.py", variant="rearec-prl"),
-    Contender("RePlay 0.22.0", "replay_adapter.py", ("replay-rec[torch]==0.22.0", TORCH)),
+    Contender("Reckoner plr", "reckoner_adapter.py", variant="plr"),
+    Contender("Reckoner lares", "reckoner_adapter.py", variant="lares"),
+    Contender("RePlay 0.22.0", "replay_adapter.py", REPLAY),
     Contender(
         "RecTools 0.19.0", "rectools_adapter.py", ("rectools[torch]==0.19.0", OLD_ARROW, TORCH)
     ),
@@ -68,7 +71,11 @@ TRAINING = (
         ("recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", OLD_ARROW, TORCH),
     ),
 )
-ACCURACY = ("Reckoner sasrec", "Reckoner sasrec, sampled", "RePlay 0.22.0")
+ACCURACY = (
+    *TRAINING[:2],
+    Contender("RePlay 0.22.0", "replay_adapter.py", REPLAY),
+    Contender("RePlay 0.22.0, our lr and dropout", "replay_adapter.py", REPLAY, "fast"),
+)
 QUICK_TRAINING = ("Reckoner sasrec", "RePlay 0.22.0")
 SCORING = (
     Contender("Reckoner", "reckoner_adapter.py"),

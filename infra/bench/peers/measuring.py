@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--marks", default="", help="CPU seconds at which accuracy is taken.")
     parser.add_argument("--seconds", type=float, default=20.0, help="CPU seconds to measure.")
     parser.add_argument("--items", type=int, default=0, help="Catalogue size of a top-K run.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of weights and batches.")
     parser.add_argument("--variant", default="", help="Which form of the library to measure.")
     return parser.parse_args()
 
@@ -40,10 +41,10 @@ def read_rows(path: str) -> tuple[np.ndarray, np.ndarray]:
     return table["item"].to_numpy(), np.concatenate([[0], np.cumsum(counts)])
 
 
-def windows(path: str, padding: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def windows(path: str, padding: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield inputs and next items, int64 [B, L] each, of every user's newest events, for ever."""
     items, offsets = read_rows(path)
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     lengths = np.diff(offsets)
     while True:
         users = draw.permutation(np.flatnonzero(lengths >= 2))

@@ -1,6 +1,6 @@
 """Reckoner itself: `--variant` is a ranker, or a ranker and a loss; without it top-K.
 
-With `--test` it is trained as it trains by default and its accuracy is taken at the marks.
+With `--test` it is trained for each of the marks and its accuracy taken.
 """
 
 import sys
@@ -21,7 +21,6 @@ from measuring import (
     LENGTH,
     answer,
     arguments,
-    learn_until,
     mean_ndcg,
     random_vectors,
     read_rows,
@@ -30,34 +29,45 @@ from measuring import (
 )
 
 from models import registry
+from models.base import Ranker
 from models.batch import BatchPlan, SequenceBatch, training_batches
 from models.encoding import encode_rows
 from models.fitting import FitConfig, Fitter
 from models.sequences import SequenceStore
 from models.top_k import top_k
 
+# What to train with under a budget, chosen on validation (docs/decisions/0023).
+BUDGET = {"batch_size": 128, "random_crop": True}
+BUDGETS = {
+    "sampled": {"lr": 4e-3, "cooldown": 0.6, "table_optimiser": "rows"},
+    "ce": {"lr": 3e-3, "cooldown": 0.5},
+}
+
+
+def build(store: SequenceStore, dropout: float, **settings: object) -> Ranker:
+    """Build the ranker that `--variant` names, untrained."""
+    torch.manual_seed(options.seed)
+    name, _, loss = options.variant.partition(":")
+    num_items = int(max(read_rows(path)[0].max() for path in (options.train, options.test) if path))
+    ranker = registry.build(
+        name, num_items, dim=DIM, num_layers=LAYERS, num_heads=HEADS, max_length=LENGTH,
+        dropout=dropout, loss=loss or "ce", **settings,
+    )  # fmt: skip
+    ranker.fit_statistics(store)
+    return ranker
+
 
 def train() -> None:
     """Take training steps as the fitter takes them."""
-    items, offsets = read_rows(options.train)
-    store = SequenceStore.from_arrays(items, offsets)
-    name, _, loss = options.variant.partition(":")
-    torch.manual_seed(0)
-    num_items = int(max(items.max(), read_rows(options.test or options.train)[0].max()))
-    ranker = registry.build(
-        name, num_items, dim=DIM, num_layers=LAYERS, num_heads=HEADS, max_length=LENGTH,
-        dropout=DROPOUT, loss=loss or "ce",
-    )  # fmt: skip
-    ranker.fit_statistics(store)
-    optimiser = "rows" if loss == "sampled" and options.test else "auto"
-    recipe = FitConfig(batch_size=BATCH, max_epochs=10_000, table_optimiser=optimiser)
-    fitter = Fitter(ranker, store, recipe)
+    store = SequenceStore.from_arrays(*read_rows(options.train))
+    ranker = build(store, DROPOUT)
+    fitter = Fitter(ranker, store, FitConfig(batch_size=BATCH, max_epochs=10_000))
     ranker.train()
     plan = BatchPlan(batch_size=BATCH, max_length=LENGTH)
 
     def endless() -> Iterator[SequenceBatch]:
         # Speed is taken past the epochs in which a method still leaves some of its terms out.
-        for epoch in range(0 if options.test else 100, 10_000):
+        for epoch in range(100, 10_000):
             ranker.start_epoch(epoch)
             yield from training_batches(store, plan, epoch)
 
@@ -68,15 +78,29 @@ def train() -> None:
         fitter._take_step(batch)
         return batch.num_targets
 
-    def scores(rows: np.ndarray) -> np.ndarray:
-        known = SequenceStore.from_lists([row[row > 0] for row in rows])
-        return ranker.scores(encode_rows(ranker, known), 0, num_items + 1).detach().numpy()
+    answer(train_for(options.seconds, step))
 
-    if options.test:
-        judge = partial(mean_ndcg, options.test, scores, padding=0)
-        answer(learn_until(options.marks, step, judge))
-    else:
-        answer(train_for(options.seconds, step))
+
+def learn() -> None:
+    """Train afresh for each mark: the learning rate falls towards the end of a budget."""
+    store = SequenceStore.from_arrays(*read_rows(options.train))
+    loss = options.variant.partition(":")[2] or "ce"
+    points = []
+    for mark in map(float, options.marks.split(",")):
+        ranker = build(store, 0.2, negatives=1024)
+        budget = FitConfig(**BUDGET, **BUDGETS[loss], cpu_seconds=mark, seed=options.seed)
+        fitter = Fitter(ranker, store, budget)
+        fitter.fit()
+        ranker.eval()
+        judged = mean_ndcg(options.test, partial(scores, ranker), padding=0)
+        points.append([round(fitter.cpu_seconds, 2), judged])
+    answer({"points": points, "ndcg_at_10": points[-1][1], "cpu_seconds": points[-1][0]})
+
+
+def scores(ranker: Ranker, rows: np.ndarray) -> np.ndarray:
+    """Score every item behind each history."""
+    known = SequenceStore.from_lists([row[row > 0] for row in rows])
+    return ranker.scores(encode_rows(ranker, known), 0, ranker.num_items + 1).detach().numpy()
 
 
 def score() -> None:
@@ -93,5 +117,7 @@ torch.set_num_threads(1)
 options = arguments()
 if options.items:
     score()
+elif options.test:
+    learn()
 else:
     train()
