@@ -82,4 +82,4 @@ class LatentReasoner(SequentialRanker):
         return states_SBD[taken_B, torch.arange(len(taken_B), device=taken_B.device)]
 
     def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
-        return self.reason(self.run_encoder(batch, items_BLD).at_last())[:, :, 0]
+        return self.reason(self.run_encoder(batch, items_BLD, last_only=True).at_last())[:, :, 0]

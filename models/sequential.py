@@ -162,9 +162,14 @@ class SequentialRanker(NeuralRanker):
             batch = draw_prefixes(batch, self.config.prefixes_per_row)
         return self.run_encoder(batch, self.items(batch.item_ids_BL))
 
-    def run_encoder(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
-        """Run the encoder over a batch whose item vectors are given."""
-        base: BasePass = self.encoder(batch, items_BLD)
+    def run_encoder(
+        self, batch: SequenceBatch, items_BLD: Tensor, last_only: bool = False
+    ) -> BasePass:
+        """Run the encoder over a batch whose item vectors are given.
+
+        With `last_only` the last position alone will be looked from.
+        """
+        base: BasePass = self.encoder(batch, items_BLD, last_only)
         return base
 
     def learning_places(self, whole: BasePass) -> BasePass:
@@ -271,7 +276,7 @@ class SequentialRanker(NeuralRanker):
 
     def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
         """Score with what `final_states` makes of the encoder's pass; nothing for empty rows."""
-        state_BD = self.final_states(self.run_encoder(batch, items_BLD))
+        state_BD = self.final_states(self.run_encoder(batch, items_BLD, last_only=True))
         return state_BD * batch.valid_BL[:, -1:]
 
     def final_states(self, base: BasePass) -> Tensor:

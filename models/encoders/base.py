@@ -95,8 +95,12 @@ class Encoder(nn.Module, ABC):
     reads_ahead: ClassVar[bool] = False
 
     @abstractmethod
-    def forward(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
-        """Encode a batch whose item vectors are given."""
+    def forward(self, batch: SequenceBatch, items_BLD: Tensor, last_only: bool = False) -> BasePass:
+        """Encode a batch whose item vectors are given.
+
+        With `last_only` it is seen from the last position, and what no one else will look at is
+        left out: most of the last layer, at inference.
+        """
 
     @abstractmethod
     def enter(self, x_BQD: Tensor) -> Tensor:

@@ -90,11 +90,13 @@ class TransformerEncoder(Encoder):
         """Say where each position may look: bool [B, 1, L, L]."""
         return causal_mask(batch.valid_BL)
 
-    def forward(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
+    def forward(self, batch: SequenceBatch, items_BLD: Tensor, last_only: bool = False) -> BasePass:
         """Encode a batch whose item vectors are given."""
-        return self.run(batch, self.embed(batch, items_BLD), self.mask(batch))
+        return self.run(batch, self.embed(batch, items_BLD), self.mask(batch), last_only)
 
-    def run(self, batch: SequenceBatch, x_BLD: Tensor, mask_B1LL: Tensor) -> BasePass:
+    def run(
+        self, batch: SequenceBatch, x_BLD: Tensor, mask_B1LL: Tensor, last_only: bool = False
+    ) -> BasePass:
         """Run embedded tokens through the layers under a mask."""
         # In training a batch without padding takes the faster kernel; at inference the kernel must
         # not depend on who shares the batch.
@@ -104,8 +106,13 @@ class TransformerEncoder(Encoder):
         keys: list[Tensor] = []
         values: list[Tensor] = []
         for layer, block in enumerate(self.layers):
-            heads = self._turned(block.heads(x_BLD), counts_BL)
-            mixed_BHLW = block.attend(heads, mask_B1LL, bias_of(layer), plain)
+            heads, bias_BLL = self._turned(block.heads(x_BLD), counts_BL), bias_of(layer)
+            if last_only and layer == self.num_layers - 1:
+                # Of the others the keys and values are all that anyone will look at.
+                heads, x_BLD = heads.at_last(), x_BLD[:, -1:]
+                mask_B1LL, at_BL = mask_B1LL[:, :, -1:], at_BL[:, -1:]
+                bias_BLL = None if bias_BLL is None else bias_BLL[:, -1:]
+            mixed_BHLW = block.attend(heads, mask_B1LL, bias_BLL, plain)
             x_BLD = block.finish(x_BLD, mixed_BHLW, heads.gate)
             keys.append(heads.k)
             values.append(heads.v)

@@ -45,6 +45,11 @@ class Heads:
     v: Tensor
     gate: Tensor | None = None
 
+    def at_last(self) -> "Heads":
+        """Ask from the last place alone, all keys and values kept."""
+        gate = None if self.gate is None else self.gate[:, -1:]
+        return Heads(self.q[:, :, -1:], self.k, self.v, gate)
+
 
 class AttentionLayer(nn.Module, ABC):
     """A layer in three parts, so that new tokens can go through it one by one."""
@@ -78,7 +83,7 @@ class AttentionLayer(nn.Module, ABC):
     def attend(
         self, heads: Heads, mask_B1LL: Tensor, bias_BLL: Tensor | None, plain: bool = False
     ) -> Tensor:
-        """Attend among the inputs themselves: [B, H, L, W].
+        """Attend among the inputs themselves: [B, H, L, W], or with the last query alone.
 
         Args:
             heads: The inputs.

@@ -89,11 +89,13 @@ class BERT4Rec(SequentialRanker):
             ids_BX * masked_BX,
         )
 
-    def _fill_in(self, cloze: SequenceBatch, items_BXD: Tensor) -> BasePass:
+    def _fill_in(
+        self, cloze: SequenceBatch, items_BXD: Tensor, last_only: bool = False
+    ) -> BasePass:
         """Encode a batch in which id 0 at a real position is a mask."""
         masked_BX = (cloze.item_ids_BL == 0) & cloze.valid_BL
         base: BasePass = self.encoder(
-            cloze, torch.where(masked_BX[:, :, None], self.mask_token_D, items_BXD)
+            cloze, torch.where(masked_BX[:, :, None], self.mask_token_D, items_BXD), last_only
         )
         return base
 
@@ -105,5 +107,5 @@ class BERT4Rec(SequentialRanker):
             torch.cat([batch.times_BL, batch.times_BL[:, -1:]], dim=1),
             functional.pad(batch.actions_BL, (0, 1)),
         )
-        base = self._fill_in(asked, functional.pad(items_BLD, (0, 0, 0, 1)))
+        base = self._fill_in(asked, functional.pad(items_BLD, (0, 0, 0, 1)), last_only=True)
         return base.hidden_BQD[:, -1] * batch.valid_BL[:, -1:]

@@ -259,6 +259,12 @@ class LARES(SequentialRanker):
         ]
         return torch.stack([logs_R for logs_R, _ in found]), found[-1][1]
 
+    def run_encoder(
+        self, batch: SequenceBatch, items_BLD: Tensor, last_only: bool = False
+    ) -> BasePass:
+        """Run the encoder; the core goes on from every position, the last one or not."""
+        return super().run_encoder(batch, items_BLD, last_only and self.core is None)
+
     def final_states(self, base: BasePass) -> Tensor:
         """Score the last position after the mean number of recurrences from zero: [B, D]."""
         return self._chain(base)[-1][:, -1]

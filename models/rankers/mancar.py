@@ -107,10 +107,12 @@ class ManCAR(LatentReasoner):
         ids, _ = swing_neighbours(store, self.num_items, self.neighbours_N1M.shape[1])
         self.neighbours_N1M.copy_(torch.from_numpy(ids))
 
-    def run_encoder(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
+    def run_encoder(
+        self, batch: SequenceBatch, items_BLD: Tensor, last_only: bool = False
+    ) -> BasePass:
         """Encode histories behind the neighbours of their last items."""
         if not isinstance(self.encoder, PromptedEncoder):
-            return super().run_encoder(batch, items_BLD)
+            return super().run_encoder(batch, items_BLD, last_only)
         ids_BP = self.context_of(batch)
         return self.encoder.prompted(batch, items_BLD, self.items(ids_BP), ids_BP > 0)
 

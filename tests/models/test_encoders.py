@@ -47,6 +47,20 @@ def test_a_row_does_not_depend_on_the_rows_around_it(variant: dict[str, Any]) ->
 
 
 @variants
+def test_the_last_position_alone_is_as_among_all(variant: dict[str, Any]) -> None:
+    store = random_store(rows=9, longest=12)
+    ranker = small_ranker("rearec-prl", store, **variant)
+    batch = collate(store, np.arange(len(store)), 12)
+    with torch.no_grad():
+        passes = [
+            ranker.run_encoder(batch, ranker.items(batch.item_ids_BL), only) for only in (0, 1)
+        ]
+        states = [ranker.reason(base.at_last()) for base in passes]
+    assert passes[1].hidden_BQD.shape[1] == 1
+    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
+
+
+@variants
 def test_training_does_not_see_the_future(variant: dict[str, Any], store: SequenceStore) -> None:
     ranker = small_ranker(
         "rearec-prl", store, step_share=1.0, contrast_weight=0.0, prefixes_per_row=12, **variant
