@@ -7,12 +7,15 @@ import torch
 from models import registry
 from models.base import Ranker
 from models.batch import SequenceBatch
+from models.fused_items import FusedItems
+from models.neural import NeuralRanker
 from models.sequences import SequenceStore
 from models.text_vectors import TextVectors
 
 NUM_ITEMS = 40
 # Behind a ranker's name: with text vectors.
 TEXT = "+text"
+NEWER = NUM_ITEMS + 5
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +43,17 @@ def random_text(
     everything = rng.normal(size=(size, 24)).astype(np.float32)
     chosen = np.array(range(1, NUM_ITEMS - 2) if ids is None else ids, np.int64)
     return TextVectors(encoder, chosen, everything[chosen])
+
+
+def fused(ranker: object) -> FusedItems:
+    assert isinstance(ranker, NeuralRanker)
+    assert isinstance(ranker.items, FusedItems)
+    return ranker.items
+
+
+def newcomers() -> TextVectors:
+    """Of an item in the index that training never saw, and of one beyond the index."""
+    return random_text([NUM_ITEMS - 1, NEWER])
 
 
 def small_ranker(
