@@ -12,9 +12,10 @@ from torch import Tensor
 from models.base import Ranker
 from models.batch import SequenceBatch, collate
 from models.sequences import Ints, SequenceStore
-from models.top_k import TILE_ROWS
 
 SHORTEST_WINDOW = 8
+# What the layers of a tile pass on to each other should fit into a CPU's cache; a GPU wants work.
+CPU_TILE_ROWS, TILE_ROWS = 64, 256
 
 
 def window_lengths(store: SequenceStore, max_length: int) -> Ints:
@@ -64,11 +65,12 @@ def _tiles(ranker: Ranker, store: SequenceStore) -> Iterator[tuple[Ints, Sequenc
         np.append(store.starts, 0),
         np.append(store.stops, 0),
     )
+    size = CPU_TILE_ROWS if ranker.device.type == "cpu" else TILE_ROWS
     for length in np.unique(windows):
         rows = order[windows[order] == length]
-        for first in range(0, len(rows), TILE_ROWS):
-            tile = rows[first : first + TILE_ROWS]
-            filled = np.concatenate([tile, np.full(TILE_ROWS - len(tile), len(store))])
+        for first in range(0, len(rows), size):
+            tile = rows[first : first + size]
+            filled = np.concatenate([tile, np.full(size - len(tile), len(store))])
             yield tile, collate(padded, filled, int(length)).to(ranker.device)
 
 
@@ -82,7 +84,7 @@ def contribute_rows(ranker: Ranker, store: SequenceStore, items_RK: Tensor) -> T
     width = ranker.config.max_length
     carried = torch.zeros((len(store), items_RK.shape[1], width))
     for rows, batch in _tiles(ranker, store):
-        filled = torch.zeros((TILE_ROWS, items_RK.shape[1]), dtype=torch.int64)
+        filled = torch.zeros((batch.num_rows, items_RK.shape[1]), dtype=torch.int64)
         filled[: len(rows)] = items_RK[torch.from_numpy(rows)].cpu()
         found = ranker.contributions(batch, filled.to(ranker.device)).cpu()
         carried[torch.from_numpy(rows), :, width - batch.length :] = found[: len(rows)]
