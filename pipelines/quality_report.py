@@ -33,7 +33,7 @@ def collect(log: Log) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "label": entry.label,
             "seeds": len(runs),
-            "trials": sum(trial.out.exists() for trial in trials_of(log, entry)),
+            "chosen": _chosen(log, entry),
             "ndcg@10": mean_ci(averaged)._asdict(),
             "by_seed": [float(values.mean()) for values in users],
             "recall@10": _mean(runs, "metrics", "recall@10"),
@@ -50,6 +50,16 @@ def collect(log: Log) -> list[dict[str, Any]]:
             row["gain_share"] = row["gain"]["mean"] / max(float(control.mean()), 1e-12)
         found.append(row)
     return sorted(found, key=lambda row: -float(row["ndcg@10"]["mean"]))
+
+
+def _chosen(log: Log, entry: Entry) -> str:
+    """Say which of a row's trials it runs with, "-" where only one has been run."""
+    if entry.trial is None or not all(one.out.exists() for one in trials_of(log, entry)):
+        return "-"
+    settings = final_fit(log, entry, 0).settings
+    if not entry.trial.items() <= settings.items():
+        return "defaults"
+    return ", ".join(f"{key}={value}" for key, value in entry.trial.items())
 
 
 def _files(log: Log, entry: Entry) -> list[Path]:
@@ -82,7 +92,7 @@ def tables(log: Log, rows: list[dict[str, Any]]) -> str:
     lines = [
         f"### {log.name}, {log.protocol}",
         "",
-        "| ranker | seeds | trials | ndcg@10 | 95 % (users) | against sasrec | in % | recall@10 "
+        "| ranker | seeds | chosen | ndcg@10 | 95 % (users) | against sasrec | in % | recall@10 "
         "| best-step oracle | training CPU s | users/s |",
         "|" + " --- |" * 11,
     ]
@@ -93,7 +103,7 @@ def tables(log: Log, rows: list[dict[str, Any]]) -> str:
             against = f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
             against = f"**{against}**" if gain["low"] > 0 else against
         lines.append(
-            f"| {row['label']} | {row['seeds']} | {row['trials']} | {value['mean']:.4f} "
+            f"| {row['label']} | {row['seeds']} | {row['chosen']} | {value['mean']:.4f} "
             f"| [{value['low']:.4f}, {value['high']:.4f}] | {against} "
             f"| {_number(row.get('gain_share'), '+.1%')} | {_number(row['recall@10'], '.4f')} "
             f"| {_number(row['best_step_oracle'], '.4f')} "
