@@ -172,7 +172,8 @@ class ManCAR(LatentReasoner):
         """Mean divergence of the states' predictions from the teacher.
 
         The teacher's cross-entropy is the target's, plus what the list's other items make of the
-        difference: the full softmax is taken once, in the loss that never holds it whole.
+        difference: the softmax is taken once, in the loss that never holds it whole, or over drawn
+        items where the settings' loss samples.
         """
         if len(states_TD) == 0:
             return states_TD.sum() * 0.0
@@ -181,7 +182,11 @@ class ManCAR(LatentReasoner):
         scores_TC = torch.einsum("td,tcd->tc", queries_TD, self.vectors_of(lists_TC))
         moved = (scores_TC[:, 0] - (shares_TC * scores_TC).sum(dim=1)).mean()
         certain = torch.xlogy(shares_TC, shares_TC).sum(dim=1).mean()
-        whole = full_cross_entropy(queries_TD, self.training_vectors(), lists_TC[:, 0] - 1)
+        targets_T = lists_TC[:, 0]
+        if self.loss == "sampled":
+            whole = self.cross_entropy(states_TD, targets_T, None)
+        else:
+            whole = full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1)
         return whole + moved + certain
 
 

@@ -186,6 +186,20 @@ def test_losses_are_scheduled_and_taught(store: SequenceStore) -> None:
         torch.testing.assert_close(terms["teacher"], 0.3 * taught)
 
 
+def test_the_teacher_takes_its_softmax_over_drawn_items_where_the_loss_does(
+    store: SequenceStore,
+) -> None:
+    batch = collate(store, np.arange(8), 12, with_targets=True)
+    taught, weights = [], mancar(store).state_dict()
+    for settings in ({"loss": "ce"}, {"loss": "sampled", "negatives": 20_000}):
+        ranker = mancar(store, **settings)
+        ranker.load_state_dict(weights, strict=False)
+        torch.manual_seed(0)
+        taught.append(ranker.losses(batch)["teacher"])
+    torch.testing.assert_close(taught[1], taught[0], rtol=1e-3, atol=0.0)
+    assert not torch.equal(taught[1], taught[0])
+
+
 def test_schedules_rise_fall_or_stay() -> None:
     store = random_store(rows=10)
     found = {
