@@ -160,7 +160,8 @@ class SequentialRanker(NeuralRanker):
         """Encode a training batch, or prefixes of it where the encoder reads ahead."""
         if self.encoder.reads_ahead:
             batch = draw_prefixes(batch, self.config.prefixes_per_row)
-        return self.run_encoder(batch, self.items(batch.item_ids_BL))
+        items_BLD = self.items(batch.item_ids_BL)
+        return self.run_encoder(batch, items_BLD, last_only=self.encoder.reads_ahead)
 
     def run_encoder(
         self, batch: SequenceBatch, items_BLD: Tensor, last_only: bool = False

@@ -140,7 +140,7 @@ class SRACL(Auxiliary):
     def intra(self, ranker: "SequentialRanker", prefixes: SequenceBatch) -> Tensor:
         """InfoNCE between the states of two views of each prefix."""
         first_RD, second_RD = (
-            ranker.encoder(view, ranker.items(view.item_ids_BL)).hidden_BQD[:, -1]
+            ranker.encoder(view, ranker.items(view.item_ids_BL), last_only=True).hidden_BQD[:, 0]
             for view in (self.altered(prefixes), self.altered(prefixes))
         )
         return in_batch_contrast(first_RD / self.settings.temperature, second_RD)

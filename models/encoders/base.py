@@ -99,7 +99,7 @@ class Encoder(nn.Module, ABC):
         """Encode a batch whose item vectors are given.
 
         With `last_only` it is seen from the last position, and what no one else will look at is
-        left out: most of the last layer, at inference.
+        left out: most of the last layer.
         """
 
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.batch import SequenceBatch
-from models.encoders.base import BasePass, every_position
+from models.encoders.base import BasePass
 from models.encoders.transformer import Placing, TransformerEncoder
 from models.layers.attention import BlockSettings
 from models.layers.dropout import dropout
@@ -45,7 +45,12 @@ class PromptedEncoder(TransformerEncoder):
         self.causal = causal
 
     def prompted(
-        self, batch: SequenceBatch, items_BLD: Tensor, tokens_BPD: Tensor, real_BP: Tensor
+        self,
+        batch: SequenceBatch,
+        items_BLD: Tensor,
+        tokens_BPD: Tensor,
+        real_BP: Tensor,
+        last_only: bool = False,
     ) -> BasePass:
         """Encode histories behind their context.
 
@@ -54,6 +59,7 @@ class PromptedEncoder(TransformerEncoder):
             items_BLD: Their item vectors.
             tokens_BPD: Vectors of the context tokens.
             real_BP: bool, which of them there are.
+            last_only: As in `forward`.
 
         Returns:
             A pass over the history alone, whose places also see the context.
@@ -69,13 +75,14 @@ class PromptedEncoder(TransformerEncoder):
             torch.cat([blank_BP, batch.actions_BL], dim=1),
         )
         mask_B1XX = prompt_mask(whole.valid_BL, count, self.causal)
-        base = self.run(whole, x_BXD, mask_B1XX)
+        base = self.run(whole, x_BXD, mask_B1XX, last_only)
+        skipped = 0 if last_only else count
         return replace(
             base,
             batch=batch,
-            hidden_BQD=base.hidden_BQD[:, count:],
-            mask_B1QL=mask_B1XX[:, :, count:],
-            places_BQ=every_position(batch),
+            hidden_BQD=base.hidden_BQD[:, skipped:],
+            mask_B1QL=base.mask_B1QL[:, :, skipped:],
+            places_BQ=base.places_BQ[:, skipped:] - count,
         )
 
 

@@ -112,6 +112,7 @@ class TransformerEncoder(Encoder):
                 heads, x_BLD = heads.at_last(), x_BLD[:, -1:]
                 mask_B1LL, at_BL = mask_B1LL[:, :, -1:], at_BL[:, -1:]
                 bias_BLL = None if bias_BLL is None else bias_BLL[:, -1:]
+                plain = False
             mixed_BHLW = block.attend(heads, mask_B1LL, bias_BLL, plain)
             x_BLD = block.finish(x_BLD, mixed_BHLW, heads.gate)
             keys.append(heads.k)

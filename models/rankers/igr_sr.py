@@ -126,9 +126,12 @@ class IGRSR(SequentialRanker):
             return super().whole_pass(batch)
         if self.encoder.reads_ahead:
             batch = draw_prefixes(batch, self.config.prefixes_per_row)
-        return self._prefixed_pass(batch, self.items(batch.item_ids_BL))
+        items_BLD = self.items(batch.item_ids_BL)
+        return self._prefixed_pass(batch, items_BLD, last_only=self.encoder.reads_ahead)
 
-    def _prefixed_pass(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
+    def _prefixed_pass(
+        self, batch: SequenceBatch, items_BLD: Tensor, last_only: bool = False
+    ) -> BasePass:
         """Encode histories behind the prefix tokens, seen from the places of events."""
         assert self.around is not None
         count = self.config.prefix_tokens
@@ -137,8 +140,8 @@ class IGRSR(SequentialRanker):
         assert isinstance(self.encoder, TransformerEncoder)
         x = torch.cat([tokens_BPD, self.encoder.embed(batch, items_BLD)], dim=1)
         longer = _behind_prefix(batch, count)
-        base = self.encoder.run(longer, x, self.encoder.mask(longer))
-        return base.at(base.places_BQ[:, count:])
+        base = self.encoder.run(longer, x, self.encoder.mask(longer), last_only)
+        return base if last_only else base.at(base.places_BQ[:, count:])
 
     def intents(self, base: BasePass) -> Tensor:
         """Run the intent tokens of each place through the encoder and project: [B, Q, M, D]."""
@@ -189,7 +192,7 @@ class IGRSR(SequentialRanker):
     def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
         if not self.reasons:
             return super()._step_vectors(batch, items_BLD)
-        return self.decide(self._prefixed_pass(batch, items_BLD).at_last())[:, :, 0]
+        return self.decide(self._prefixed_pass(batch, items_BLD, last_only=True).at_last())[:, :, 0]
 
     def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
         if not self.reasons:

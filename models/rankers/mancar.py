@@ -114,7 +114,8 @@ class ManCAR(LatentReasoner):
         if not isinstance(self.encoder, PromptedEncoder):
             return super().run_encoder(batch, items_BLD, last_only)
         ids_BP = self.context_of(batch)
-        return self.encoder.prompted(batch, items_BLD, self.items(ids_BP), ids_BP > 0)
+        tokens_BPD = self.items(ids_BP)
+        return self.encoder.prompted(batch, items_BLD, tokens_BPD, ids_BP > 0, last_only)
 
     def context_of(self, batch: SequenceBatch) -> Tensor:
         """List the neighbours of each row's last items, each once: int64 [B, P], 0 for none."""

@@ -144,7 +144,8 @@ class PLR(LatentReasoner):
         """InfoNCE between two passes over the history up to one drawn place per row."""
         rows_R, at_R = draw_places(chosen_BQ, self.config.contrast_share)
         prefixes = prefixes_at(base.batch, rows_R, base.places_BQ[rows_R, at_R])
-        again = self.run_encoder(prefixes, self.items(prefixes.item_ids_BL)).at_last()
+        vectors_RLD = self.items(prefixes.item_ids_BL)
+        again = self.run_encoder(prefixes, vectors_RLD, last_only=True).at_last()
         second_RD = self.merge(again.hidden_BQD, self.think(again))[:, 0]
         first_RD = functional.normalize(merged_BQD[rows_R, at_R], dim=-1)
         first_RD = first_RD / self.config.contrast_temperature
