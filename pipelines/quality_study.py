@@ -88,6 +88,8 @@ ENTRIES = (
     Entry("hstu", "hstu", {}, DEEPER),
     Entry("dtrec", "dtrec", {}, ONE_THOUGHT),
     Entry("mancar", "mancar", {}, ONE_THOUGHT),
+    # The same neighbours before the history, and no thoughts.
+    Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER),
     Entry("igr-sr", "igr-sr", {}, ONE_THOUGHT),
     Entry("sasrec+icsrec", "sasrec", {"auxiliary": "icsrec"}, DEEPER),
     Entry("sasrec+sra-cl", "sasrec", {"auxiliary": "sra-cl"}, DEEPER),
