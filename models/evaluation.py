@@ -142,7 +142,7 @@ def target_ranks(
     Returns:
         float64 [U] ranks with repeats allowed, and [U] with seen items excluded.
     """
-    chunk = chunk_on(queries.device) if chunk is None else chunk
+    chunk = chunk_on(queries.device, ranker.num_items) if chunk is None else chunk
     scorable_N1 = ranker.scorable_N1.cpu().numpy()
     inside = targets <= ranker.num_items
     scored = inside & scorable_N1[np.where(inside, targets, 0)]

@@ -53,7 +53,7 @@ def top_k(
     Raises:
         ValueError: If k or chunk is below 1, a query is not finite, or row counts disagree.
     """
-    chunk = chunk_on(queries.device) if chunk is None else chunk
+    chunk = chunk_on(queries.device, ranker.num_items) if chunk is None else chunk
     if k < 1 or chunk < 1:
         raise ValueError(f"k and chunk must be at least 1, got {k} and {chunk}")
     if queries.is_floating_point() and not bool(torch.isfinite(queries).all()):
@@ -74,9 +74,14 @@ def top_k(
     return scores_BK, items_BK
 
 
-def chunk_on(device: torch.device) -> int:
-    """Say how many items to score at once; a CPU selects from scores that its cache still holds."""
-    return CHUNK_ITEMS // 4 if device.type == "cpu" else CHUNK_ITEMS
+def chunk_on(device: torch.device, num_items: int) -> int:
+    """Say how many items to score at once.
+
+    A CPU selects from scores that its cache still holds, or from all where they are few.
+    """
+    if device.type == "cpu" and num_items >= 2 * CHUNK_ITEMS:
+        return CHUNK_ITEMS // 2
+    return 2 * CHUNK_ITEMS if device.type == "cpu" else CHUNK_ITEMS
 
 
 def item_spans(ranker: Ranker, chunk: int) -> list[tuple[int, int]]:
@@ -146,7 +151,14 @@ class _Lists:
         # Later items lose ties, so only what beats a full list's last score can enter it.
         bar_R1 = self.scores_RK[:, -1:]
         if self._empty and scores_RC.shape[1] > k:
-            kth_R1 = scores_RC.topk(k, dim=1).values[:, -1:]
+            sorted_RK, at_RK = scores_RC.topk(k + 1, dim=1)
+            if bool((sorted_RK[:, 1:] < sorted_RK[:, :-1]).all()):
+                # No two are equal: there is one order, and torch has found it.
+                self.scores_RK = sorted_RK[:, :k].contiguous()
+                self.items_RK = at_RK[:, :k] + start
+                self._empty = False
+                return
+            kth_R1 = sorted_RK[:, k - 1 : k]
             bar_R1 = torch.nextafter(kth_R1, torch.full_like(kth_R1, -torch.inf))
         rows_H, columns_H, scores_H = _above(scores_RC, bar_R1[:, 0])
         self._waiting.append((rows_H, columns_H + start, scores_H))
