@@ -72,12 +72,15 @@ LOGS = (
     Log("ml-1m", "leave-one-out", DENSE, TUNING),
 )
 CONTROL = "sasrec"
+SLOW = {"lr": "0.001", "dropout": "0.5"}
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
     Entry("popularity", "popularity"),
     Entry("last-transition", "last-transition"),
     Entry("tgh", "tgh"),
     Entry("sasrec", "sasrec", {}, DEEPER),
+    # A recipe of its time: no better on validation users, and better later on.
+    Entry("sasrec-slow", "sasrec", SLOW, DEEPER),
     Entry("rearec-erl", "rearec-erl", {}, ONE_THOUGHT),
     Entry("rearec-prl", "rearec-prl", {}, ONE_THOUGHT),
     Entry("plr", "plr", {}, ONE_THOUGHT),
@@ -88,6 +91,7 @@ ENTRIES = (
     Entry("hstu", "hstu", {}, DEEPER),
     Entry("dtrec", "dtrec", {}, ONE_THOUGHT),
     Entry("mancar", "mancar", {}, ONE_THOUGHT),
+    Entry("mancar-slow", "mancar", SLOW, ONE_THOUGHT),
     # The same neighbours before the history, and no thoughts.
     Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER),
     Entry("igr-sr", "igr-sr", {}, ONE_THOUGHT),
