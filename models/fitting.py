@@ -220,7 +220,9 @@ class Fitter:
             ValueError: If the state was made under another recipe.
         """
         mine = self.config.model_dump(mode="json")
-        changed = sorted(key for key in mine if state["config"].get(key) != mine[key])
+        # A setting that came later stood at its default.
+        theirs = FitConfig().model_dump(mode="json") | state["config"]
+        changed = sorted(key for key in mine if theirs[key] != mine[key])
         if changed:
             raise ValueError(f"the checkpoint was made with other settings: {', '.join(changed)}")
         # Weights are copied where they are loaded; everything else must not stay the caller's.

@@ -88,6 +88,15 @@ def test_state_of_another_recipe_is_refused() -> None:
         other.load_state_dict(state)
 
 
+def test_a_setting_that_came_later_stood_at_its_default() -> None:
+    state = make("sasrec").state_dict()
+    del state["config"]["min_epochs"]
+    make("sasrec").load_state_dict(state)
+    other = make("sasrec", CONFIG.model_copy(update={"min_epochs": 3}))
+    with pytest.raises(ValueError, match="other settings: min_epochs"):
+        other.load_state_dict(state)
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 def test_a_broken_loss_stops_before_the_weights(broken: float) -> None:
     fitter = make("sasrec")
