@@ -79,9 +79,10 @@ def chunk_on(device: torch.device, num_items: int) -> int:
 
     A CPU selects from scores that its cache still holds, or from all where they are few.
     """
-    if device.type == "cpu" and num_items >= 2 * CHUNK_ITEMS:
-        return CHUNK_ITEMS // 2
-    return 2 * CHUNK_ITEMS if device.type == "cpu" else CHUNK_ITEMS
+    if device.type != "cpu":
+        return CHUNK_ITEMS
+    few = 2 * CHUNK_ITEMS
+    return few if num_items < few else CHUNK_ITEMS // 2
 
 
 def item_spans(ranker: Ranker, chunk: int) -> list[tuple[int, int]]:

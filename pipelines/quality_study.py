@@ -57,6 +57,10 @@ class Entry:
     trial: dict[str, str] | None = None
     logs: tuple[str, ...] = ()
 
+    def runs_on(self, log: Log) -> bool:
+        """Whether it can run on a log."""
+        return not self.logs or log.name in self.logs
+
 
 # A quarter of the full cross-entropy's seconds, and on Beauty's validation users its equal.
 SAMPLED = {"batch_size": "128", "loss": "sampled", "table_optimiser": "rows", "lr": "0.003"}
@@ -159,7 +163,7 @@ def missing(logs: list[Log], entries: list[Entry], seeds: int) -> Iterator[Fit]:
     for seed in range(seeds):
         for log in logs:
             for entry in entries:
-                if entry.logs and log.name not in entry.logs:
+                if not entry.runs_on(log):
                     continue
                 yield from (one for one in trials_of(log, entry) if not one.out.exists())
                 fit = final_fit(log, entry, seed)
@@ -173,7 +177,7 @@ def trials_of(log: Log, entry: Entry) -> list[Fit]:
     if entry.trial is None:
         return []
     tuning = next((one for one in LOGS if one.name == log.tuned_on), log)
-    where = log if entry.logs and tuning.name not in entry.logs else tuning
+    where = tuning if entry.runs_on(tuning) else log
     settings = where.recipe | entry.settings
     return [
         Fit(where, entry, settings | more, 0, _file(where, entry, f"trial{n}"))
@@ -189,7 +193,8 @@ def final_fit(log: Log, entry: Entry, seed: int) -> Fit:
     if done and trials[best].log == log and seed == 0:
         return trials[best]
     settings = (log.recipe if trials else {}) | entry.settings
-    settings |= entry.trial or {} if best else {}
+    if best and entry.trial:
+        settings |= entry.trial
     return Fit(log, entry, settings, seed, _file(log, entry, f"seed{seed}"))
 
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import venv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent / "peers"
@@ -52,7 +52,7 @@ class Contender:
 TORCH = "torch==2.13.0"
 # Newer ones want NumPy 2, which these libraries do not take.
 OLD_ARROW = "pyarrow<20"
-REPLAY = ("replay-rec[torch]==0.22.0", TORCH)
+REPLAY = Contender("RePlay 0.22.0", "replay_adapter.py", ("replay-rec[torch]==0.22.0", TORCH))
 TRAINING = (
     Contender("Reckoner sasrec", "reckoner_adapter.py", variant="sasrec"),
     Contender("Reckoner sasrec, sampled", "reckoner_adapter.py", variant="sasrec:sampled"),
@@ -60,7 +60,7 @@ TRAINING = (
     Contender("Reckoner rearec-prl", "reckoner_adapter.py", variant="rearec-prl"),
     Contender("Reckoner plr", "reckoner_adapter.py", variant="plr"),
     Contender("Reckoner lares", "reckoner_adapter.py", variant="lares"),
-    Contender("RePlay 0.22.0", "replay_adapter.py", REPLAY),
+    REPLAY,
     Contender(
         "RecTools 0.19.0", "rectools_adapter.py", ("rectools[torch]==0.19.0", OLD_ARROW, TORCH)
     ),
@@ -73,8 +73,8 @@ TRAINING = (
 )
 ACCURACY = (
     *TRAINING[:2],
-    Contender("RePlay 0.22.0", "replay_adapter.py", REPLAY),
-    Contender("RePlay 0.22.0, our lr and dropout", "replay_adapter.py", REPLAY, "fast"),
+    REPLAY,
+    replace(REPLAY, name="RePlay 0.22.0, our lr and dropout", variant="fast"),
 )
 QUICK_TRAINING = ("Reckoner sasrec", "RePlay 0.22.0")
 SCORING = (
