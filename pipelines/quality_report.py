@@ -12,18 +12,27 @@ import numpy as np
 
 from models.metrics import mean_ci, paired_bootstrap
 from pipelines.charts import interval_svg
-from pipelines.quality_study import CONTROL, ENTRIES, LOGS, Entry, Log, final_fit, trials_of
+from pipelines.quality_study import (
+    CONTROLS,
+    ENTRIES,
+    LOGS,
+    Entry,
+    Log,
+    final_fit,
+    trials_of,
+)
 
 DOCS = Path("docs")
 BEGIN, END = "<!-- quality study: generated -->", "<!-- end of the quality study -->"
 SLICES = ("warm", "cold", "short", "long", "head", "tail")
 MAX_SEEDS = 50
+Users = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def collect(log: Log) -> list[dict[str, Any]]:
     """Sum up each row of a log that has at least one seed, best first."""
     found = []
-    control = _per_user(log, next(entry for entry in ENTRIES if entry.label == CONTROL))
+    controls = {one.label: _per_user(log, one) for one in ENTRIES if one.label in CONTROLS}
     for entry in ENTRIES:
         users = _per_user(log, entry)
         if users is None:
@@ -45,11 +54,19 @@ def collect(log: Log) -> list[dict[str, Any]]:
             "parameters": _mean(runs, "num_parameters"),
             "config": runs[0]["config"],
         }
-        if control is not None and entry.label != CONTROL:
-            row["gain"] = paired_bootstrap(averaged, control.mean(axis=0))._asdict()
-            row["gain_share"] = row["gain"]["mean"] / max(float(control.mean()), 1e-12)
+        row["gains"] = {
+            name: _gain(averaged, control.mean(axis=0))
+            for name, control in controls.items()
+            if control is not None and name != entry.label
+        }
         found.append(row)
     return sorted(found, key=lambda row: -float(row["ndcg@10"]["mean"]))
+
+
+def _gain(users: Users, control: Users) -> dict[str, float]:
+    """Pair two rows user by user; the share is of the control's mean."""
+    gain = paired_bootstrap(users, control)._asdict()
+    return gain | {"share": gain["mean"] / max(float(control.mean()), 1e-12)}
 
 
 def _chosen(log: Log, entry: Entry) -> str:
@@ -67,7 +84,7 @@ def _files(log: Log, entry: Entry) -> list[Path]:
     return [path for path in seeds if path.exists()]
 
 
-def _per_user(log: Log, entry: Entry) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def _per_user(log: Log, entry: Entry) -> Users | None:
     """Every test user's NDCG@10, [seeds, users]; None where no seed has run."""
     files = [path.with_suffix(".npz") for path in _files(log, entry)]
     if not files:
@@ -88,33 +105,49 @@ def _mean(runs: list[dict[str, Any]], *path: str) -> float | None:
 
 
 def tables(log: Log, rows: list[dict[str, Any]]) -> str:
-    """Lay a log's rows out as two Markdown tables."""
-    lines = [
-        f"### {log.name}, {log.protocol}",
-        "",
-        "| ranker | seeds | chosen | ndcg@10 | 95 % (users) | against sasrec | in % | recall@10 "
-        "| best-step oracle | training CPU s | users/s |",
-        "|" + " --- |" * 11,
-    ]
-    for row in rows:
-        value, gain = row["ndcg@10"], row.get("gain")
-        against = "-"
-        if gain is not None:
-            against = f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
-            against = f"**{against}**" if gain["low"] > 0 else against
-        lines.append(
-            f"| {row['label']} | {row['seeds']} | {row['chosen']} | {value['mean']:.4f} "
-            f"| [{value['low']:.4f}, {value['high']:.4f}] | {against} "
-            f"| {_number(row.get('gain_share'), '+.1%')} | {_number(row['recall@10'], '.4f')} "
-            f"| {_number(row['best_step_oracle'], '.4f')} "
-            f"| {_number(row['train_cpu_seconds'], '.0f')} "
-            f"| {_number(row['users_per_second'], '.0f')} |"
-        )
-    lines += ["", "| ndcg@10 | " + " | ".join(SLICES) + " |", "|" + " --- |" * (len(SLICES) + 1)]
-    for row in rows:
-        cells = (_number(row["slices"][name], ".4f") for name in SLICES)
-        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    """Lay a log's rows out as three Markdown tables: figures, gains over controls, slices."""
+    figures = _table(
+        "ranker | seeds | chosen | ndcg@10 | 95 % (users) | recall@10 | best-step oracle "
+        "| training CPU s | users/s",
+        [
+            [
+                row["label"],
+                str(row["seeds"]),
+                row["chosen"],
+                f"{row['ndcg@10']['mean']:.4f}",
+                f"[{row['ndcg@10']['low']:.4f}, {row['ndcg@10']['high']:.4f}]",
+                _number(row["recall@10"], ".4f"),
+                _number(row["best_step_oracle"], ".4f"),
+                _number(row["train_cpu_seconds"], ".0f"),
+                _number(row["users_per_second"], ".0f"),
+            ]
+            for row in rows
+        ],
+    )
+    there = [name for name in CONTROLS if any(row["label"] == name for row in rows)]
+    gains = _table(
+        "ndcg@10 minus | " + " | ".join(there),
+        [[row["label"], *(_interval(row["gains"].get(name)) for name in there)] for row in rows],
+    )
+    slices = _table(
+        "ndcg@10 | " + " | ".join(SLICES),
+        [[row["label"], *(_number(row["slices"][name], ".4f") for name in SLICES)] for row in rows],
+    )
+    return "\n".join([f"### {log.name}, {log.protocol}", "", figures, gains, slices])
+
+
+def _table(head: str, cells: list[list[str]]) -> str:
+    lines = [f"| {head} |", "|" + " --- |" * (head.count("|") + 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells), ""])
+
+
+def _interval(gain: dict[str, float] | None) -> str:
+    """Show a difference and its share, in bold where its interval lies above zero."""
+    if gain is None:
+        return "-"
+    text = f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+    text = f"**{text}**" if gain["low"] > 0 else text
+    return f"{text} {gain['share']:+.0%}"
 
 
 def _number(value: float | None, form: str) -> str:

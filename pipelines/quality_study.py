@@ -76,6 +76,9 @@ LOGS = (
     Log("ml-1m", "leave-one-out", DENSE, TUNING),
 )
 CONTROL = "sasrec"
+# What a reasoning ranker must beat: the control, the same with a slower recipe, as much arithmetic
+# in layers or in passes, plain transitions, and ManCAR's neighbours and teacher without a thought.
+CONTROLS = (CONTROL, "sasrec-slow", "sasrec-deep", "sasrec-dropout", "tgh", "mancar-teacher")
 SLOW = {"lr": "0.001", "dropout": "0.5"}
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
@@ -98,6 +101,9 @@ ENTRIES = (
     Entry("mancar-slow", "mancar", SLOW, ONE_THOUGHT),
     # The same neighbours before the history, and no thoughts.
     Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER),
+    # The teacher without thoughts, and thoughts without the teacher.
+    Entry("mancar-teacher", "mancar", {"reasoning_steps": "0", "teach_base": "true"}, DEEPER),
+    Entry("mancar-untaught", "mancar", {"teacher_weight": "0"}, ONE_THOUGHT),
     Entry("igr-sr", "igr-sr", {}, ONE_THOUGHT),
     Entry("sasrec+icsrec", "sasrec", {"auxiliary": "icsrec"}, DEEPER),
     Entry("sasrec+sra-cl", "sasrec", {"auxiliary": "sra-cl"}, DEEPER),

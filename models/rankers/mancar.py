@@ -35,6 +35,8 @@ class ManCARConfig(ReasoningConfig):
             number per coordinate.
         teacher_weight: Weight of the divergence from a teacher over the target and neighbours of
             the last item; 0 leaves it out.
+        teach_base: Whether the teacher also judges the prediction before the first thought, with
+            the spread of the last one. Without thoughts it is the control for what thinking adds.
         teacher_neighbours: Neighbours in the teacher's list.
         teacher_spread: The teacher's probabilities fall by e over this many ranks at the last
             thought, over twice as many at the one before, and so on.
@@ -51,6 +53,7 @@ class ManCARConfig(ReasoningConfig):
     context_neighbours: int = Field(default=7, ge=1)
     norm_control: bool = True
     teacher_weight: float = Field(default=1.0, ge=0)
+    teach_base: bool = False
     teacher_neighbours: int = Field(default=10, ge=0)
     teacher_spread: float = Field(default=1.0, gt=0)
     schedule: Literal["rising", "falling", "flat"] = "rising"
@@ -59,8 +62,8 @@ class ManCARConfig(ReasoningConfig):
     halt_divergence: float | None = Field(default=1e-3, ge=0)
 
     def temperature_of(self, thought: int) -> float:
-        """Temperature that thought 1..K learns at."""
-        if self.schedule == "flat":
+        """Temperature that thought 1..K learns at; 1 for the prediction before them."""
+        if self.schedule == "flat" or thought == 0:
             return 1.0
         place = thought if self.schedule == "rising" else self.reasoning_steps - thought + 1
         return float(place**self.schedule_exponent)
@@ -141,31 +144,29 @@ class ManCAR(LatentReasoner):
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Scheduled cross-entropy of every thought, and its divergence from the teacher."""
-        if self.reasoning is None:
-            return super().losses(batch)
         config, steps = self.config, self.config.reasoning_steps
         base = self.base_pass(batch)
         chosen_BQ, targets_T = self.targets_of(base)
-        states_KTD = self.reason(base)[1:, chosen_BQ]
+        states_STD = self.reason(base)[:, chosen_BQ]
         bonus = self.repeat_bonus(base, chosen_BQ)
         judged = [
-            self.cross_entropy(state_TD, targets_T, bonus, config.temperature_of(thought))
-            for thought, state_TD in enumerate(states_KTD, start=1)
-            if thought == steps or config.step_weight > 0
+            self.cross_entropy(states_STD[n], targets_T, bonus, config.temperature_of(n))
+            for n in range(min(1, steps), steps + 1)
+            if n == steps or config.step_weight > 0
         ]
         terms = {"ce": judged[-1]}
         if len(judged) > 1:
             terms["steps"] = config.step_weight * torch.stack(judged[:-1]).mean()
-        if config.teacher_weight > 0:
+        if config.teacher_weight > 0 and (steps or config.teach_base):
             places_BQ = base.batch.item_ids_BL.gather(1, base.places_BQ)
             lists_TC = teacher_lists(
                 targets_T,
                 self.neighbours_N1M[places_BQ[chosen_BQ], : config.teacher_neighbours],
             )
-            apart = [
-                self.teach(state_TD, lists_TC, config.teacher_spread * (steps - thought))
-                for thought, state_TD in enumerate(states_KTD)
-            ]
+            spreads = {n: config.teacher_spread * (steps - n + 1) for n in range(1, steps + 1)}
+            if config.teach_base:
+                spreads[0] = config.teacher_spread
+            apart = [self.teach(states_STD[n], lists_TC, at) for n, at in spreads.items()]
             terms["teacher"] = config.teacher_weight * torch.stack(apart).sum()
         return terms
 

@@ -200,6 +200,35 @@ def test_the_teacher_takes_its_softmax_over_drawn_items_where_the_loss_does(
     assert not torch.equal(taught[1], taught[0])
 
 
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_prediction_before_any_thought_may_be_taught_too(
+    steps: int, store: SequenceStore
+) -> None:
+    settings: dict[str, Any] = {"reasoning_steps": steps, "repeats": "plain", "teacher_spread": 0.7}
+    batch = collate(store, np.arange(8), 12, with_targets=True)
+    ranker = mancar(store, teach_base=True, **settings)
+    plain = mancar(store, **settings)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        taught = ranker.losses(batch)
+        torch.manual_seed(0)
+        untaught = plain.losses(batch)
+        torch.manual_seed(0)
+        base = ranker.base_pass(batch)
+        chosen, targets = ranker.targets_of(base)
+        logs = (base.hidden_BQD[chosen] @ ranker.items.weight[1:].T).log_softmax(-1)
+        expected = torch.zeros(())
+        for row, target in enumerate(targets.tolist()):
+            others = ranker.neighbours_N1M[base.batch.item_ids_BL[row, -1], :10].tolist()
+            listed = [target, *(j for j in others if j not in (0, target))]
+            q = torch.exp(-torch.arange(float(len(listed))) / 0.7)
+            q = q / q.sum()
+            expected += (q * (q.log() - logs[row, torch.tensor(listed) - 1])).sum() / len(targets)
+    assert ("teacher" in untaught) == bool(steps)
+    torch.testing.assert_close(taught["teacher"] - untaught.get("teacher", 0.0), expected)
+    assert torch.equal(taught["ce"], untaught["ce"])
+
+
 def test_schedules_rise_fall_or_stay() -> None:
     store = random_store(rows=10)
     found = {

@@ -99,6 +99,7 @@ def test_a_study_runs_once_and_is_reported(
     summary = json.loads((docs / "benchmarks" / "quality.json").read_text())
     rows = {row["label"]: row for row in summary["walks"]["rows"]}
     assert rows["sasrec"]["ndcg@10"]["mean"] > rows["popularity"]["ndcg@10"]["mean"]
-    assert rows["popularity"]["gain"]["high"] < 0
+    assert rows["popularity"]["gains"]["sasrec"]["high"] < 0
+    assert f"| {rows['popularity']['gains']['sasrec']['mean']:+.4f} [" in page
     assert f"| {rows['sasrec']['ndcg@10']['mean']:.4f} |" in page
     assert (docs / "benchmarks" / "quality-walks.svg").read_text().startswith("<svg")
