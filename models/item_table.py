@@ -114,7 +114,7 @@ class ItemTable(nn.Embedding):
             raise PartedTableError(
                 f"this worker holds the vectors of items {self._first} to {self._last - 1}, not "
                 f"{start} to {stop - 1}: a term that reads the whole item table cannot be trained "
-                "on a sharded one; switch the term or ray.shard_items off"
+                "on a sharded one; let the loss sample, or switch the term or ray.shard_items off"
             )
         return self.local[start - self._first : stop - self._first]
 

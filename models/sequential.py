@@ -229,7 +229,8 @@ class SequentialRanker(NeuralRanker):
         shares_T = self.items.shares(weights_T)
         if self.loss == "ce":
             return self._full_cross_entropy(queries_TD, targets_T, bonus, shares_T)
-        drawn = self._negatives()
+        by_count = config.negative_sampling == "popularity"
+        drawn = self._negatives(self.counts_N if by_count else self.num_items)
         # One look-up: each would cost the table a gradient of its own.
         wanted = torch.cat([targets_T, drawn.ids_M + 1])
         vectors = self.vectors_of(wanted)
@@ -263,13 +264,28 @@ class SequentialRanker(NeuralRanker):
             bonus,
         )
 
-    def _negatives(self) -> Negatives:
-        """Draw the batch's negatives, from a seed that moves on."""
-        config = self.config
+    def _negatives(self, weights_N: Tensor | int) -> Negatives:
+        """Draw items, the same ones on every worker, from a seed that moves on."""
         generator = torch.Generator(self.device).manual_seed(int(self.next_draw))
         self.next_draw += 1
-        weights = self.counts_N if config.negative_sampling == "popularity" else self.num_items
-        return draw_negatives(config.negatives, weights, generator)
+        return draw_negatives(self.config.negatives, weights_N, generator)
+
+    def compared_vectors(self) -> Tensor:
+        """Item vectors that predictions of one target are compared over: [N, D], or [M, D].
+
+        All items where the loss ranks all, which a table in parts refuses; where the loss samples,
+        as many items, drawn alike. The distributions are then those among the drawn.
+        """
+        if self.loss == "ce":
+            return self.training_vectors()
+        return self.vectors_of(self._negatives(self.num_items).ids_M + 1)
+
+    def mean_over_targets(self, values_T: Tensor) -> Tensor:
+        """Average one number per target; the workers' average is the mean over all their targets.
+
+        0 for no targets.
+        """
+        return (values_T * self.items.shares(torch.ones_like(values_T))).sum()
 
     def training_vectors(self) -> Tensor:
         """Item vectors that the loss ranks, [N, D]: row i is item i + 1."""

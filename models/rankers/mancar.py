@@ -131,8 +131,12 @@ class ManCAR(LatentReasoner):
         """Think from the places of a base pass: [K + 1, B, Q, D]."""
         if self.reasoning is None or self.scale_D is None:
             return super().reason(base, noise)
-        norms_N, known_N = self.training_vectors().detach().norm(dim=1), self.known_N1[1:]
-        mean = (norms_N * known_N).sum() / known_N.sum().clamp(min=1)
+        first, last = max(self.items.span[0], 1), self.items.span[1]
+        # In float64, so that the mean does not depend on who adds which part.
+        norms_N = self.item_vectors(first, last).detach().norm(dim=1).double()
+        known_N = self.known_N1[first:last]
+        add = self.items.workers.sum
+        mean = (add((norms_N * known_N).sum()) / add(known_N.sum()).clamp(min=1)).float()
         shape = partial(rescale, norm=mean, scale_D=self.scale_D)
         chain: Tensor = self.reasoning(self.encoder, base, noise=noise, shape=shape)
         return chain
@@ -177,19 +181,17 @@ class ManCAR(LatentReasoner):
         difference: the softmax is taken once, in the loss that never holds it whole, or over drawn
         items where the settings' loss samples.
         """
-        if len(states_TD) == 0:
-            return states_TD.sum() * 0.0
         shares_TC = teacher_shares(lists_TC, spread)
         queries_TD = self.scale_queries(states_TD)
         scores_TC = torch.einsum("td,tcd->tc", queries_TD, self.vectors_of(lists_TC))
-        moved = (scores_TC[:, 0] - (shares_TC * scores_TC).sum(dim=1)).mean()
-        certain = torch.xlogy(shares_TC, shares_TC).sum(dim=1).mean()
+        moved_T = scores_TC[:, 0] - (shares_TC * scores_TC).sum(dim=1)
+        certain_T = torch.xlogy(shares_TC, shares_TC).sum(dim=1)
         targets_T = lists_TC[:, 0]
         if self.loss == "sampled":
             whole = self.cross_entropy(states_TD, targets_T, None)
         else:
             whole = full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1)
-        return whole + moved + certain
+        return whole + self.mean_over_targets(moved_T + certain_T)
 
 
 def rescale(thought: Tensor, norm: Tensor, scale_D: Tensor) -> Tensor:

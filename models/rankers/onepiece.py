@@ -153,7 +153,7 @@ class OnePiece(LatentReasoner):
             bonus = self.repeat_bonus(base.at_last(), chosen_P[:, None])
             return {"ce": self.cross_entropy(states_TD, targets_T, bonus)}
         queries_TD = self.scale_queries(states_TD)
-        items_TD = self.item_vectors(0, self.num_items + 1)[targets_T]
+        items_TD = self.vectors_of(targets_T)
         seen_TL = base.batch.item_ids_BL[chosen_P]
         terms = {"bce": self._binary_loss(queries_TD, items_TD, targets_T, seen_TL)}
         if self.config.contrast_weight > 0:

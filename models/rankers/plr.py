@@ -30,7 +30,8 @@ class PLRConfig(ReasoningConfig):
             which the loss rewards.
         diversity_limit: Mean divergence, in nats, beyond which nothing more is rewarded.
         step_share: Share of the targets, drawn afresh for each batch, that the divergence is taken
-            over (published: all); the mean is the same in expectation.
+            over (published: all); the mean is the same in expectation. Where the loss samples,
+            distributions are over as many drawn items.
         contrast_weight: Weight of the contrast between two passes with dropout of their own.
         contrast_temperature: Divides the contrast's cosines.
         contrast_share: Share of the rows that are encoded a second time for the contrast, each up
@@ -130,11 +131,13 @@ class PLR(LatentReasoner):
         bonus = self.repeat_bonus(base, chosen_BQ)
         terms = {"ce": self.cross_entropy(merged_BQD[chosen_BQ], targets_T, bonus)}
         if config.diversity_weight > 0 and config.num_streams * config.reasoning_steps > 1:
-            kept_BQ, _ = self.targets_of(base, config.step_share)
+            kept_BQ, kept_T = self.targets_of(base, config.step_share)
             every_SBQD = states.transpose(1, 2).flatten(0, 1)
             queries_STD = self.scale_queries(every_SBQD[:, kept_BQ])
-            spread = pairwise_kl(queries_STD, self.training_vectors(), 1.0, detach_logs=False)
-            terms["diversity"] = -config.diversity_weight * spread.clamp(max=config.diversity_limit)
+            spread = pairwise_kl(queries_STD, self.compared_vectors(), 1.0, detach_logs=False)
+            spread = spread.clamp(max=config.diversity_limit)
+            spread = self.mean_over_targets(spread.expand(len(kept_T)))
+            terms["diversity"] = -config.diversity_weight * spread
         if config.contrast_weight > 0 and len(targets_T):
             contrast = self._dropout_contrast(base, merged_BQD, chosen_BQ)
             terms["contrast"] = config.contrast_weight * contrast

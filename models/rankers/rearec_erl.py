@@ -20,7 +20,8 @@ class ReaRecERLConfig(ReasoningConfig):
             rewards.
         step_share: Share of the targets, drawn afresh for each batch, that the divergence is taken
             over (published: all). The mean is the same in expectation at a fraction of the cost:
-            over all targets it would cost three times what the cross-entropy does.
+            over all targets it would cost three times what the cross-entropy does. Where the loss
+            samples, distributions are over as many drawn items.
         detach_logs: Let the divergence's gradient flow through the probability factor alone, as
             the published code does.
     """
@@ -56,8 +57,9 @@ class ReaRecERL(LatentReasoner):
         mean_TD = self.aggregate(states[:, chosen_BQ])
         terms = {"ce": self.cross_entropy(mean_TD, targets_T, self.repeat_bonus(base, chosen_BQ))}
         if len(states) > 1 and self.config.kl_weight > 0:
-            kept_BQ, _ = self.targets_of(base, self.config.step_share)
+            kept_BQ, kept_T = self.targets_of(base, self.config.step_share)
             queries_STD = self.scale_queries(states[:, kept_BQ])
-            spread = pairwise_kl(queries_STD, self.training_vectors(), 1.0, self.config.detach_logs)
+            spread = pairwise_kl(queries_STD, self.compared_vectors(), 1.0, self.config.detach_logs)
+            spread = self.mean_over_targets(spread.expand(len(kept_T)))
             terms["divergence"] = -self.config.kl_weight * spread
         return terms

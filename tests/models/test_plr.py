@@ -9,7 +9,7 @@ from torch.nn import functional
 from models.batch import SequenceBatch, collate
 from models.encoders.transformer import TransformerEncoder
 from models.layers.transformer import causal_mask
-from models.losses import in_batch_contrast
+from models.losses import in_batch_contrast, pairwise_kl
 from models.places import draw_places
 from models.rankers.plr import PLR
 from models.sequences import SequenceStore
@@ -121,6 +121,22 @@ def test_diversity_is_the_divergence_of_every_pair_of_states(store: SequenceStor
         torch.testing.assert_close(ranker.losses(batch)["diversity"], -0.3 * spread)
         limited = plr(store, temperature=0.5, diversity_limit=float(spread) / 2, **settings)
         torch.testing.assert_close(limited.losses(batch)["diversity"], -0.15 * spread)
+
+
+def test_diversity_is_taken_among_drawn_items_where_the_loss_samples(store: SequenceStore) -> None:
+    settings = {"step_share": 1.0, "contrast_weight": 0.0, "diversity_weight": 0.3}
+    ranker = plr(store, loss="sampled", negatives=9, diversity_limit=100.0, **settings)
+    batch = collate(store, np.arange(10), 12, with_targets=True)
+    # The loss takes the first draw, the divergence the second.
+    second = torch.Generator().manual_seed(int(ranker.next_draw) + 1)
+    drawn = torch.randint(ranker.num_items, (9,), generator=second).unique() + 1
+    with torch.no_grad():
+        base = ranker.base_pass(batch)
+        chosen, _ = ranker.targets_of(base)
+        every = ranker.think(base).transpose(1, 2).flatten(0, 1)[:, chosen]
+        spread = pairwise_kl(every, ranker.items.weight[drawn], 1.0)
+        assert spread > 0
+        torch.testing.assert_close(ranker.losses(batch)["diversity"], -0.3 * spread)
 
 
 def test_the_fast_path_joins_at_scoring_alone(store: SequenceStore) -> None:

@@ -17,6 +17,7 @@ from models.evaluation import Holdout, leave_one_out_split, target_ranks
 from models.fitting import FitConfig, Fitter, Forward, StepState
 from models.item_table import PartedTableError, tables_over
 from models.local_state import load_whole, local_parts
+from models.neural import NeuralRanker
 from models.parallel import fully_sharded, replicated, whole_weights
 from models.seen import SeenItems
 from models.sequences import SequenceStore
@@ -29,6 +30,9 @@ NUM_ITEMS = 301
 # Float addition in another order; Adam turns a last bit into more where gradients are near zero.
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 STEADY = {"dim": 8, "max_length": 10, "dropout": 0.0}
+DRAWN = {"loss": "sampled", "negatives": 64}
+# Every target of a term counts, so that it does not matter who draws which.
+THOUGHTS = DRAWN | {"reasoning_dropout": 0.0, "reasoning_form": "published"}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], bool]] = {
     "ce": ("sasrec", {"loss": "ce"}, {}, False),
     "ce, cosine, propensity": (
@@ -43,17 +47,30 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], bool]] = {
         {},
         True,
     ),
-    "sampled, rows": (
-        "sasrec",
-        {"loss": "sampled", "negatives": 64},
-        {"table_optimiser": "rows"},
-        False,
-    ),
+    "sampled, rows": ("sasrec", DRAWN, {"table_optimiser": "rows"}, False),
     "sampled by popularity, rows, fsdp": (
         "sasrec",
-        {"loss": "sampled", "negatives": 64, "negative_sampling": "popularity"},
+        DRAWN | {"negative_sampling": "popularity"},
         {"table_optimiser": "rows"},
         True,
+    ),
+    "divergence": (
+        "rearec-erl",
+        THOUGHTS | {"kl_weight": 0.1, "step_share": 1.0},
+        {},
+        False,
+    ),
+    "streams, fsdp": (
+        "plr",
+        THOUGHTS | {"diversity_weight": 1.0, "step_share": 1.0, "contrast_weight": 0.0},
+        {},
+        True,
+    ),
+    "teacher": (
+        "mancar",
+        THOUGHTS | {"halt_divergence": None, "prefixes_per_row": 10},
+        {"table_optimiser": "rows"},
+        False,
     ),
 }
 # Every worker holds the whole table: what stands beside it must be averaged, too.
@@ -175,23 +192,33 @@ def with_whole_tables(workers: Workers, case: str) -> dict[str, Tensor]:
     return whole_weights(fitter.ranker)
 
 
-def refusal(workers: Workers) -> str:
-    """What a term that reads the whole table is told."""
+def refusal(workers: Workers, name: str, **settings: Any) -> str:
+    """What a ranker that reads the whole table is told; empty where it learns without."""
     with tables_over(workers):
-        ranker = registry.build("rearec-erl", NUM_ITEMS, **STEADY)
+        ranker = registry.build(name, NUM_ITEMS, **STEADY, **settings)
     train, _ = data()
-    ranker.fit_statistics(train)
-    batch = collate(train, np.arange(4), 10, with_targets=True)
-    with pytest.raises(PartedTableError) as caught:
-        ranker.losses(batch)
-    return str(caught.value)
+    try:
+        ranker.fit_statistics(train)
+        ranker.refresh()
+        terms = ranker(collate(train, np.arange(8), 10, with_targets=True))
+        torch.stack(list(terms.values())).sum().backward()
+    except PartedTableError as error:
+        return str(error)
+    return ""
+
+
+def trained_rankers() -> list[str]:
+    return [
+        name for name in registry.names() if issubclass(registry.ranker_class(name), NeuralRanker)
+    ]
 
 
 def train_all(workers: Workers) -> dict[str, Any]:
     found: dict[str, Any] = {case: train(workers, case) for case in CASES}
     found["resumed"] = {case: same_after_a_stop(workers, case) for case in RESUMED}
     found["whole"] = {case: with_whole_tables(workers, case) for case in WHOLE}
-    return found | {"refused": refusal(workers)}
+    found["refused"] = {name: refusal(workers, name, **DRAWN) for name in trained_rankers()}
+    return found | {"refused, ce": refusal(workers, "rearec-erl", loss="ce")}
 
 
 @pytest.fixture(scope="module")
@@ -251,5 +278,11 @@ def test_whole_tables_stay_the_same_on_every_worker(
 
 
 def test_a_term_that_reads_the_whole_table_is_refused(of_two: list[dict[str, Any]]) -> None:
-    assert "holds the vectors of items 0 to 150, not 1 to 301" in of_two[0]["refused"]
-    assert "ray.shard_items" in of_two[0]["refused"]
+    refused = of_two[0]["refused, ce"]
+    assert "holds the vectors of items 0 to 150, not 1 to 301" in refused
+    assert "let the loss sample, or switch the term or ray.shard_items off" in refused
+
+
+def test_all_but_clusters_learn_on_a_table_in_parts(of_two: list[dict[str, Any]]) -> None:
+    refused = {name for name, reason in of_two[0]["refused"].items() if reason}
+    assert refused == {"dtrec"}
