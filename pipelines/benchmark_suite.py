@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from pipelines.benchmark_scale import bench_scale
 from pipelines.cli import main
+from pipelines.errors import InputError
+from pipelines.io.dataset import read_dataset
 from pipelines.io.lake import Lake
 from pipelines.run import Run
 from pipelines.shop import make_shop
@@ -45,6 +47,15 @@ def shop_dataset(home: Path) -> Path:
     return dataset
 
 
+def protocol_of(dataset: Path) -> str:
+    """Say how a dataset is split: by time, or by position where its times are no times.
+
+    Raises:
+        InputError: If the dataset cannot be read.
+    """
+    return "leave-one-out" if read_dataset(dataset).order_only else "temporal"
+
+
 def bench() -> None:
     """Measure what is missing and print each ranker's line."""
     HOME.mkdir(parents=True, exist_ok=True)
@@ -53,12 +64,17 @@ def bench() -> None:
         return
     named = os.environ.get("DATASET")
     dataset = Path(named) if named else shop_dataset(HOME)
+    try:
+        protocol = protocol_of(dataset)
+    except InputError as error:
+        sys.exit(f"DATASET={dataset}: {error}")
     for ranker in RANKERS:
         out = HOME / f"{dataset.name}-{ranker}.json"
         if out.exists():
             print(f"{out} is there already; delete it to measure again")
             continue
         words = ["benchmark", "--dataset", str(dataset), "--ranker", ranker, "--out", str(out)]
+        words += ["--protocol", protocol]
         if os.environ.get("QUICK") == "1":
             words += ["--cpu-seconds", QUICK_CPU_SECONDS]
         code = main(words)
