@@ -1,8 +1,9 @@
 """Measure Reckoner and its peers in turn and write `docs/benchmarks.md`'s tables of speed.
 
 `QUICK=1` measures few CPU seconds, one peer in training, no accuracy and one catalogue: under ten
-minutes once the environments stand. `DATASET=DIR` names the log to train on. What is measured is
-kept under `.reckoner/bench` line by line: a run that was stopped goes on where it was.
+minutes, and its tables go to `.reckoner/bench/quick` instead. `DATASET=DIR` names the log to train
+on. What is measured is kept under `.reckoner/bench` line by line: a run that was stopped goes on
+where it was.
 """
 
 import json
@@ -126,7 +127,11 @@ def bench() -> None:
         take_rounds(f"top-{items}", SCORING, words)
     kept = [file for file in HOME.glob("*.jsonl") if file.stem.endswith("-quick") == QUICK]
     lines = [line for file in sorted(kept) for line in lines_of(file)]
-    write_tables(lines, Path("docs"))
+    # A quick look replaces no figures that took their time.
+    docs = HOME / "quick" if QUICK else Path("docs")
+    write_tables(lines, docs)
+    if lines:
+        print(f"tables are in {docs / 'benchmarks.md'}")
 
 
 if __name__ == "__main__":

@@ -154,13 +154,20 @@ def plot_top_k(summary: dict[str, Any], out: Path) -> None:
 
 
 def write_tables(lines: list[dict[str, Any]], docs: Path) -> None:
-    """Replace the generated part of the page, the plots and the JSON behind them."""
+    """Replace the generated part of the page, the plots and the JSON behind them.
+
+    Args:
+        lines: What was measured.
+        docs: Holds `benchmarks.md`, which is made where it is missing.
+    """
     if not lines:
         return
     curves = [line for line in lines if "points" in line]
     summary = summarise([line for line in lines if "points" not in line])
     page = docs / "benchmarks.md"
-    before, rest = page.read_text().split(BEGIN)
+    (docs / "benchmarks" / "speed").mkdir(parents=True, exist_ok=True)
+    written = page.read_text() if page.exists() else f"# Speed beside peers\n\n{BEGIN}\n{END}\n"
+    before, rest = written.split(BEGIN)
     after = rest.split(END)[1]
     tasks = sorted(summary, key=lambda task: (not task.startswith("train"), len(task), task))
     parts = [table(task, summary[task]) for task in tasks]
@@ -171,7 +178,6 @@ def write_tables(lines: list[dict[str, Any]], docs: Path) -> None:
         chosen = [line for line in curves if line["task"] == task]
         plot_accuracy(chosen, docs / "benchmarks" / f"{task}.svg")
         parts += [accuracy_table(task, chosen), f"![NDCG@10 in time](benchmarks/{task}.svg)"]
-    (docs / "benchmarks" / "speed").mkdir(exist_ok=True)
     kept = docs / "benchmarks" / "speed" / "peers.json"
     kept.write_text(json.dumps({**summary, "accuracy": curves}, indent=1) + "\n")
     page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")

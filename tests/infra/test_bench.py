@@ -121,3 +121,22 @@ def test_the_page_keeps_what_is_around_its_tables(tmp_path: Path) -> None:
     assert "| Reckoner | 2 | 0.1250 | 0.2000 |" in page
     for picture in ("top-k.svg", "accuracy-log.svg"):
         assert (tmp_path / "benchmarks" / picture).read_text().startswith("<?xml")
+
+
+def test_a_quick_look_leaves_the_docs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "QUICK", True)
+    monkeypatch.setattr(bench, "CATALOGUES", ())
+    monkeypatch.setenv("DATASET", "nowhere")
+    bench.HOME.mkdir(parents=True)
+    measured = [json.dumps(line(name, 0, 20.0)) for name in ("Reckoner", "implicit")]
+    (bench.HOME / "top-1000-quick.jsonl").write_text("\n".join(measured) + "\n")
+    (bench.HOME / "top-1000.jsonl").write_text(json.dumps(line("faiss", 0, 1.0)) + "\n")
+    bench.bench()
+    page = (bench.HOME / "quick" / "benchmarks.md").read_text()
+    assert "| Reckoner | 20 | 1 |" in page
+    assert "faiss" not in page
+    assert not (tmp_path / "docs").exists()
+    assert ".reckoner/bench/quick/benchmarks.md" in capsys.readouterr().out
