@@ -17,8 +17,6 @@ from models.policy import group_advantages
 from models.registry import register
 from models.semantic_ids import code_diagnostics, parallel_ids
 
-STAGES = ("vectors", "codes", "rl")
-
 
 class REG4RecConfig(CodedConfig):
     """Settings of REG4Rec.
@@ -32,9 +30,7 @@ class REG4RecConfig(CodedConfig):
         random_order_share: Share of the places that walk in a random order in training, so that
             every order is learnt.
         sharpness: Scale of the certainties in the softmax that orders are drawn from.
-        policy_weight: Weight of the policy gradient; 0 leaves its stage out.
-        rollouts: Orders drawn from one place.
-        rollout_share: Share of the rows that roll out, from one place each.
+        policy_weight: Weight of the policy gradient over orders; 0 leaves its stage out.
         reward_steps: Next items whose codes are rewarded.
         reward_decay: Reward of each further item over that of the one before.
     """
@@ -46,8 +42,6 @@ class REG4RecConfig(CodedConfig):
     random_order_share: float = Field(default=0.5, ge=0, le=1)
     sharpness: float = Field(default=10.0, gt=0)
     policy_weight: float = Field(default=0.0, ge=0)
-    rollouts: int = Field(default=8, ge=2)
-    rollout_share: float = Field(default=0.5, gt=0, le=1)
     reward_steps: int = Field(default=3, ge=1)
     reward_decay: float = Field(default=0.5, gt=0, le=1)
 
@@ -73,33 +67,21 @@ class REG4Rec(CodedRanker):
     name = "reg4rec"
     method = "parallel unordered codes, the most certain first, inconsistent ones held down"
     source = "REG4Rec 2025 (arXiv 2508.15308)"
+    course = ("vectors", "codes", "rl")
     refining = ("rl",)
     config_type = REG4RecConfig
     config: REG4RecConfig
 
-    stage_number: Tensor
-
     def __init__(self, config: REG4RecConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.register_buffer("stage_number", torch.zeros((), dtype=torch.int64))
         self.walker = CodePaths(
             num_items, config.books, config.codes_per_book, config.dim, config.sharpness
         )
         self._train_parts("vectors")
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Item vectors, codes, and orders where the policy has a weight."""
-        return STAGES if self.config.policy_weight > 0 else STAGES[:-1]
-
-    @property
-    def stage(self) -> str:
-        """The stage that the weights are from; it travels with them."""
-        return STAGES[int(self.stage_number)]
-
     def start_stage(self, stage: str) -> None:
         """Cut codes before they are first learnt; freeze what a stage does not use."""
-        self.stage_number.fill_(STAGES.index(stage))
+        super().start_stage(stage)
         if stage == "codes":
             books, codes = self.config.books, self.config.codes_per_book
             with torch.no_grad():
@@ -107,8 +89,6 @@ class REG4Rec(CodedRanker):
         self._train_parts(stage)
 
     def _train_parts(self, stage: str) -> None:
-        if self.repeat_rate is not None:
-            self.repeat_rate.requires_grad_(stage == "vectors")
         self.walker.requires_grad_(stage != "vectors")
         self.walker.prefer.requires_grad_(stage == "rl")
 

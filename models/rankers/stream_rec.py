@@ -20,8 +20,6 @@ from models.registry import register
 from models.semantic_ids import code_diagnostics, residual_ids
 from models.similar_items import nearest_items
 
-STAGES = ("vectors", "pretrain", "thoughts", "rl")
-
 
 class StreamRecConfig(CodedConfig):
     """Settings of STREAM-Rec.
@@ -37,9 +35,6 @@ class StreamRecConfig(CodedConfig):
         rebuilt_weight: Weight of the contrast between rebuilt states and targets.
         commitment: Share of that distance that moves the residuals.
         contrast_temperature: Divides the contrast's cosines.
-        policy_weight: Weight of the policy gradient.
-        rollouts: Thoughts and items drawn from one place.
-        rollout_share: Share of the rows that roll out, from one place each.
         exact_reward, prefix_reward, similarity_reward: Rewards of the target's very codes, of the
             share of leading codes in common, and of the cosine of the rebuilt vectors.
     """
@@ -54,9 +49,6 @@ class StreamRecConfig(CodedConfig):
     rebuilt_weight: float = Field(default=0.1, ge=0)
     commitment: float = Field(default=0.25, ge=0)
     contrast_temperature: float = Field(default=0.1, gt=0)
-    policy_weight: float = Field(default=0.1, ge=0)
-    rollouts: int = Field(default=8, ge=2)
-    rollout_share: float = Field(default=0.5, gt=0, le=1)
     exact_reward: float = Field(default=1.0, ge=0)
     prefix_reward: float = Field(default=1.0, ge=0)
     similarity_reward: float = Field(default=1.0, ge=0)
@@ -84,16 +76,15 @@ class StreamRec(CodedRanker):
     name = "stream-rec"
     method = "slow thoughts from a codebook, then semantic ids, scored exactly; four stages"
     source = "STREAM-Rec 2025 (arXiv 2504.09627)"
+    course = ("vectors", "pretrain", "thoughts", "rl")
     refining = ("thoughts", "rl")
     config_type = StreamRecConfig
     config: StreamRecConfig
 
-    stage_number: Tensor
     similar_N1: Tensor
 
     def __init__(self, config: StreamRecConfig, num_items: int) -> None:
         super().__init__(config, num_items)
-        self.register_buffer("stage_number", torch.zeros((), dtype=torch.int64))
         self.register_buffer("similar_N1", torch.zeros(num_items + 1, dtype=torch.int64))
         levels, codes = config.code_levels, config.codes_per_level
         self.head = CodeHead(num_items, levels, codes, config.dim)
@@ -108,19 +99,9 @@ class StreamRec(CodedRanker):
         self.hint_gate_D = nn.Parameter(torch.zeros(config.dim))
         self._train_parts("vectors")
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Item vectors, codes, thoughts, rewards; the last only where its weight is not zero."""
-        return STAGES if self.config.policy_weight > 0 else STAGES[:-1]
-
-    @property
-    def stage(self) -> str:
-        """The stage that the weights are from; it travels with them."""
-        return STAGES[int(self.stage_number)]
-
     def start_stage(self, stage: str) -> None:
         """Cut codes before they are first learnt; freeze what a stage does not use."""
-        self.stage_number.fill_(STAGES.index(stage))
+        super().start_stage(stage)
         if stage == "pretrain":
             self._cut_codes()
         if stage == "thoughts":
@@ -135,10 +116,8 @@ class StreamRec(CodedRanker):
         self.similar_N1.copy_(nearest_items(vectors_N1D, self.known_N1, 1)[:, 0])
 
     def _train_parts(self, stage: str) -> None:
-        first, hinted, thinking = stage == "vectors", stage == "pretrain", stage in STAGES[2:]
-        if self.repeat_rate is not None:
-            self.repeat_rate.requires_grad_(first)
-        self.head.requires_grad_(not first)
+        hinted, thinking = stage == "pretrain", stage in ("thoughts", "rl")
+        self.head.requires_grad_(stage != "vectors")
         for hint in (self.hint_place_D, self.hint_gate_D):
             hint.requires_grad_(hinted and self.config.hint_weight > 0)
         self.thoughts.requires_grad_(thinking and self.thoughts.steps > 0)
@@ -235,7 +214,7 @@ class StreamRec(CodedRanker):
 
     def final_states(self, base: BasePass) -> Tensor:
         """Think from the last position where the weights have learnt to: [B, D]."""
-        if self.stage in STAGES[2:] and self.thoughts.steps:
+        if self.stage in ("thoughts", "rl") and self.thoughts.steps:
             chain: ThoughtChain = self.thoughts(self.encoder, base.at_last())
             return chain.states[-1][:, 0]
         return super().final_states(base)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.batch import SequenceBatch, collate
 from models.layers.code_paths import Walk
-from models.rankers.reg4rec import STAGES, REG4Rec
+from models.rankers.reg4rec import REG4Rec
 from models.sequences import SequenceStore
 from tests.models.conftest import NUM_ITEMS, small_ranker
 
@@ -199,7 +199,7 @@ def test_the_policy_finds_the_order_that_is_rewarded(
     assert np.mean(shares[-5:]) > np.mean(shares[:5]) + 0.2
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", REG4Rec.course)
 def test_each_stage_learns_with_what_it_uses_alone(stage: str, store: SequenceStore) -> None:
     ranker = reg4rec(store, upto=stage).train()
     terms = ranker.losses(training_batch(store))

@@ -9,7 +9,7 @@ from torch.nn import functional
 from models import registry
 from models.batch import SequenceBatch, collate
 from models.policy import group_advantages
-from models.rankers.stream_rec import STAGES, StreamRec
+from models.rankers.stream_rec import StreamRec
 from models.sequences import SequenceStore
 from tests.models.conftest import NUM_ITEMS, small_ranker
 
@@ -142,7 +142,7 @@ def test_rewards_grow_under_the_policy_term_alone(monkeypatch: pytest.MonkeyPatc
     ranker = registry.build("stream-rec", 30, dim=16, max_length=4, **settings)
     assert isinstance(ranker, StreamRec)
     ranker.fit_statistics(store)
-    for stage in STAGES:
+    for stage in StreamRec.course:
         ranker.start_stage(stage)
     batch = collate(store, np.arange(8), 2, with_targets=True)
     optimiser = torch.optim.Adam([p for p in ranker.parameters() if p.requires_grad], lr=5e-3)
@@ -162,7 +162,7 @@ def test_rewards_grow_under_the_policy_term_alone(monkeypatch: pytest.MonkeyPatc
     assert np.mean(earned[-10:]) > np.mean(earned[:10]) + 0.5
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", StreamRec.course)
 def test_each_stage_learns_with_what_it_uses_alone(stage: str, store: SequenceStore) -> None:
     ranker = stream_rec(store, stage).train()
     terms = ranker.losses(training_batch(store))
