@@ -2,8 +2,11 @@
 
 import inspect
 import re
+from collections.abc import Iterable
 
+from models.base import RankerConfig
 from models.registry import config_class, names, ranker_class
+from models.sequential import SequentialConfig
 
 
 def rankers_page() -> str:
@@ -23,6 +26,8 @@ def rankers_page() -> str:
     for name in names():
         lines += ["", f"## {name}", "", _plain(ranker_class(name).__doc__), ""]
         lines += ["Settings of its own: " + (_own_settings(name) or "none") + "."]
+    shared = _listed(SequentialConfig, SequentialConfig.model_fields)
+    lines += ["", "## Settings that sequence rankers share", "", f"{shared}."]
     return "\n".join(lines) + "\n"
 
 
@@ -33,11 +38,14 @@ def _plain(doc: str | None) -> str:
 
 
 def _own_settings(name: str) -> str:
-    """The settings that the ranker's own config class adds, with their defaults."""
+    """The settings that not every sequence ranker has, with their defaults."""
     config_type = config_class(name)
-    inherited = getattr(config_type.__mro__[1], "model_fields", {})
-    own = [key for key in config_type.model_fields if key not in inherited]
-    return ", ".join(f"`{key}={config_type.model_fields[key].default}`" for key in own)
+    own = [key for key in config_type.model_fields if key not in SequentialConfig.model_fields]
+    return _listed(config_type, own)
+
+
+def _listed(config_type: type[RankerConfig], keys: Iterable[str]) -> str:
+    return ", ".join(f"`{key}={config_type.model_fields[key].default}`" for key in keys)
 
 
 if __name__ == "__main__":
