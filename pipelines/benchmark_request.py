@@ -9,6 +9,7 @@ import torch
 from models.base import RankerConfig
 from models.evaluation import Holdout, Split, leave_one_out_split, temporal_split
 from models.fitting import FitConfig
+from models.kept_memory import keep_freed_memory
 from models.sequences import Ints, SequenceStore
 from models.text_vectors import TextVectors
 from pipelines.benchmark_settings import split_settings
@@ -94,6 +95,7 @@ def open_request(order: Order) -> tuple[Request, Split]:
             "use --protocol leave-one-out"
         )
     torch.set_num_threads(order.threads)
+    keep_freed_memory()
     request = Request(data, order.ranker, order.protocol, config, recipe, order.threads)
     split, old_ids = trained_items_first(_split(request))
     if getattr(config, "text_vectors", None) is not None:

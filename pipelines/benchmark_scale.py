@@ -23,6 +23,7 @@ from models.base import Ranker
 from models.encoding import encode_rows
 from models.fitting import FitConfig, Fitter, Forward, StepState
 from models.item_table import tables_over
+from models.kept_memory import keep_freed_memory
 from models.parallel import replicated
 from models.seen import SeenItems
 from models.sequences import SequenceStore
@@ -79,6 +80,7 @@ def measure(stretch: Stretch) -> list[dict[str, Any]]:
 
 def _join(rank: int, stretch: Stretch, folder: str) -> None:
     torch.set_num_threads(max(torch.get_num_threads() // stretch.workers, 1))
+    keep_freed_memory()
     meeting = f"file://{folder}/meeting"
     dist.init_process_group("gloo", meeting, rank=rank, world_size=stretch.workers)
     mesh = init_device_mesh("cpu", (stretch.workers,))

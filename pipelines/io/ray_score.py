@@ -17,6 +17,7 @@ import ray.data
 import structlog
 
 from models.base import Ranker
+from models.kept_memory import keep_freed_memory
 from models.registry import from_spec, to_spec
 from models.sequences import SequenceStore
 from models.text_vectors import TextVectors
@@ -119,6 +120,7 @@ class ScoringActor:
     """Holds the champion and turns tasks into staged files."""
 
     def __init__(self, outfit: Any) -> None:
+        keep_freed_memory()
         self._outfit: Outfit = ray.get(outfit)
         self._ranker: Ranker | None = None
         if self._outfit.spec is not None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from models.base import Ranker
 from models.fitting import EpochResult, FitConfig, Fitter, Forward, NonFiniteLossError, StepState
 from models.item_table import PartedTableError, tables_over
+from models.kept_memory import keep_freed_memory
 from models.local_state import load_whole
 from models.parallel import whole_weights
 from models.registry import from_spec
@@ -128,6 +129,7 @@ def run_job(job: Job, desk: Desk, team: Team) -> None:
         InputError: the loss stopped being finite; names the step and the last good checkpoint.
     """
     torch.set_num_threads(job.threads)
+    keep_freed_memory()
     finished = desk.load(FINAL_FILE)
     if finished is not None:  # the run had ended, but what came after it had not
         desk.save(FINAL, _final_again(finished, desk, team.rank))

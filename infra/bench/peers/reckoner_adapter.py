@@ -33,6 +33,7 @@ from models.base import Ranker
 from models.batch import BatchPlan, SequenceBatch, training_batches
 from models.encoding import encode_rows
 from models.fitting import FitConfig, Fitter
+from models.kept_memory import keep_freed_memory
 from models.sequences import SequenceStore
 from models.top_k import top_k
 
@@ -114,6 +115,7 @@ def score() -> None:
 
 
 torch.set_num_threads(1)
+keep_freed_memory()
 options = arguments()
 if options.items:
     score()
