@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: a training curve and intervals side by side."""
+"""Small charts as inline SVG, a training curve and intervals side by side; tables as Markdown."""
 
 import html
 from collections.abc import Sequence
@@ -6,6 +6,11 @@ from collections.abc import Sequence
 WIDTH, HEIGHT, MARGIN = 640, 200, 46
 BAR_HEIGHT, LABEL_WIDTH = 30, 230
 INK, ACCENT, GRID = "#1c2430", "#2563eb", "#d5dae1"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay cells out as a Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def curve_svg(title: str, points: Sequence[tuple[float, float]]) -> str:

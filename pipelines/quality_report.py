@@ -11,20 +11,14 @@ from typing import Any
 import numpy as np
 
 from models.metrics import mean_ci, paired_bootstrap
-from pipelines.charts import interval_svg
-from pipelines.quality_study import (
-    CONTROLS,
-    ENTRIES,
-    LOGS,
-    Entry,
-    Log,
-    final_fit,
-    trials_of,
-)
+from pipelines.charts import interval_svg, markdown_table
+from pipelines.quality_study import CONTROLS, ENTRIES, LOGS, Entry, Log, final_fit, trials_of
 
 DOCS = Path("docs")
 BEGIN, END = "<!-- quality study: generated -->", "<!-- end of the quality study -->"
 SLICES = ("warm", "cold", "short", "long", "head", "tail")
+FIGURES = ["ranker", "seeds", "chosen", "ndcg@10", "95 % (users)", "recall@10", "best-step oracle"]
+FIGURES += ["training CPU s", "users/s"]
 MAX_SEEDS = 50
 Users = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -106,9 +100,8 @@ def _mean(runs: list[dict[str, Any]], *path: str) -> float | None:
 
 def tables(log: Log, rows: list[dict[str, Any]]) -> str:
     """Lay a log's rows out as three Markdown tables: figures, gains over controls, slices."""
-    figures = _table(
-        "ranker | seeds | chosen | ndcg@10 | 95 % (users) | recall@10 | best-step oracle "
-        "| training CPU s | users/s",
+    figures = markdown_table(
+        FIGURES,
         [
             [
                 row["label"],
@@ -125,20 +118,15 @@ def tables(log: Log, rows: list[dict[str, Any]]) -> str:
         ],
     )
     there = [name for name in CONTROLS if any(row["label"] == name for row in rows)]
-    gains = _table(
-        "ndcg@10 minus | " + " | ".join(there),
+    gains = markdown_table(
+        ["ndcg@10 minus", *there],
         [[row["label"], *(_interval(row["gains"].get(name)) for name in there)] for row in rows],
     )
-    slices = _table(
-        "ndcg@10 | " + " | ".join(SLICES),
+    slices = markdown_table(
+        ["ndcg@10", *SLICES],
         [[row["label"], *(_number(row["slices"][name], ".4f") for name in SLICES)] for row in rows],
     )
-    return "\n".join([f"### {log.name}, {log.protocol}", "", figures, gains, slices])
-
-
-def _table(head: str, cells: list[list[str]]) -> str:
-    lines = [f"| {head} |", "|" + " --- |" * (head.count("|") + 1)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells), ""])
+    return "\n\n".join([f"### {log.name}, {log.protocol}", figures, gains, slices]) + "\n"
 
 
 def _interval(gain: dict[str, float] | None) -> str:

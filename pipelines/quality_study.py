@@ -75,10 +75,9 @@ LOGS = (
     Log("taobao", "temporal", SPARSE, TUNING),
     Log("ml-1m", "leave-one-out", DENSE, TUNING),
 )
-CONTROL = "sasrec"
 # What a reasoning ranker must beat: the control, the same with a slower recipe, as much arithmetic
 # in layers or in passes, plain transitions, and ManCAR's neighbours and teacher without a thought.
-CONTROLS = (CONTROL, "sasrec-slow", "sasrec-deep", "sasrec-dropout", "tgh", "mancar-teacher")
+CONTROLS = ("sasrec", "sasrec-slow", "sasrec-deep", "sasrec-dropout", "tgh", "mancar-teacher")
 SLOW = {"lr": "0.001", "dropout": "0.5"}
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (

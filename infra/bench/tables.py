@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.charts import markdown_table
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -74,7 +76,7 @@ def table(task: str, measured: dict[str, Any]) -> str:
         ]
         rows.append([name, f"{entry['median']:,.0f}", str(entry["rounds"]), *cells])
     notes = [f"- {name} did not run: {why}" for name, why in measured["failed"].items()]
-    lines = [title(task), "", markdown(head, rows), *(["", *notes] if notes else [])]
+    lines = [title(task), "", markdown_table(head, rows), *(["", *notes] if notes else [])]
     return "\n".join(lines)
 
 
@@ -86,13 +88,8 @@ def accuracy_table(task: str, lines: list[dict[str, Any]]) -> str:
     for name, found in points.items():
         rounds = sum(line["name"] == name for line in lines)
         rows.append([name, str(rounds), *(f"{value:.4f}" for _, value in found)])
-    body = markdown(["NDCG@10, seen excluded", "rounds", *marks], rows)
+    body = markdown_table(["NDCG@10, seen excluded", "rounds", *marks], rows)
     return f"**Accuracy on {task.removeprefix('accuracy-')}**\n\n{body}"
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """Lay cells out as a Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def mean_points(lines: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
