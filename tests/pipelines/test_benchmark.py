@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import benchmark_request, benchmark_suite
+from pipelines import benchmark_request
 from pipelines.benchmark_report import debiased
 from pipelines.benchmark_text import text_vectors
 from pipelines.cli.main import main
@@ -220,29 +220,6 @@ def test_order_only_data_serves_leave_one_out(shop: Path) -> None:
     pq.write_table(broken(pq.read_table(path), "order only"), path)
     result = measure(shop, "popularity", "--protocol", "leave-one-out")
     assert result["num_parameters"] == 0
-
-
-def test_make_bench_takes_the_protocol_that_a_dataset_allows(
-    shop: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmark_suite, "RANKERS", ("tgh",))
-    monkeypatch.setenv("DATASET", str(shop))
-    path = shop / "events.parquet"
-    for protocol in ("temporal", "leave-one-out"):
-        monkeypatch.setattr(benchmark_suite, "HOME", shop / protocol)
-        benchmark_suite.bench()
-        written = (shop / protocol / f"{shop.name}-tgh.json").read_text()
-        assert json.loads(written)["protocol"] == protocol
-        pq.write_table(broken(pq.read_table(path), "order only"), path)
-
-
-def test_make_bench_names_a_dataset_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(benchmark_suite, "HOME", tmp_path)
-    monkeypatch.setenv("DATASET", str(tmp_path / "nowhere"))
-    with pytest.raises(SystemExit, match=r"DATASET=.*nowhere/events.parquet does not exist"):
-        benchmark_suite.bench()
 
 
 def test_validation_alone_tunes_without_a_look_at_the_test(shop: Path) -> None:
