@@ -124,7 +124,7 @@ class Fitter:
 
     @property
     def cpu_seconds(self) -> float:
-        """Process CPU seconds spent in training steps."""
+        """Process CPU seconds spent in training: steps, and what epochs and stages start with."""
         return self._at.cpu_seconds
 
     @property
@@ -320,7 +320,9 @@ class Fitter:
         at.start_stage()
         if stages[at.stage] not in self.ranker.refining:
             self._best, at.best = None, -1.0
+        began = time.process_time()
         self._start_stage()
+        self._spend(time.process_time() - began)
 
     def validate(self) -> float:
         """Mean NDCG@10 over the validation users of all workers."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.encoders.base import initialise
-from models.item_table import CHUNK_ITEMS, ItemTable
+from models.item_table import CHUNK_ITEMS, ItemTable, state_of
 from models.kin import Kin, find_kin
 from models.sequences import Ints
 from models.text_vectors import TextSettings, TextVectors
@@ -235,7 +235,7 @@ class FusedItems(ItemTable):
     @torch.no_grad()
     def _whole(self) -> Tensor:
         """All fused vectors, [N + 1, D], computed again only after something has changed."""
-        state = _state([*self.parameters(), *self.buffers()])
+        state = state_of([*self.parameters(), *self.buffers()])
         if self._kept is None or self._kept[0] != state:
             ids_N1 = torch.arange(self.num_embeddings, device=self.weight.device)
             chunks = torch.split(ids_N1, CHUNK_ITEMS)
@@ -248,14 +248,9 @@ class FusedItems(ItemTable):
 
     def _kin_of_new(self) -> Kin:
         """Whose id parts new items borrow; texts alone decide it, so it is found once."""
-        state = _state([self.text_N1C, self.trained_N1, self.has_text_N1])
+        state = state_of([self.text_N1C, self.trained_N1, self.has_text_N1])
         if self._kin is None or self._kin[0] != state:
             known_N1 = self.trained_N1 & self.has_text_N1
             new_N1 = self.is_new(0, self.num_embeddings)
             self._kin = state, find_kin(self.text_N1C, known_N1, new_N1, self.settings.kin)
         return self._kin[1]
-
-
-def _state(tensors: list[Tensor]) -> list[tuple[int, int]]:
-    """What changes whenever one of the tensors does."""
-    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]

@@ -140,6 +140,11 @@ class ItemTable(nn.Embedding):
         return weights_T * (self.workers.world / total.clamp(min=torch.finfo(total.dtype).tiny))
 
 
+def state_of(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """What changes whenever one of the tensors does: what was derived from them is kept by it."""
+    return [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+
+
 class _LookUp(torch.autograd.Function):
     """Ask each distinct id's holder for its vector, and send the holder its gradient."""
 

@@ -26,6 +26,8 @@ from models.text_ranker import TextConfig, TextRanker
 REPEAT_SCALE = 10.0
 # From so many items on, scoring them all for every target is most of what training costs.
 MANY_ITEMS = 100_000
+# A query carries the ids of its history as float32, which holds whole numbers up to this exactly.
+MOST_ITEMS = 2**24
 
 
 class NeuralConfig(TextConfig):
@@ -45,8 +47,8 @@ class NeuralConfig(TextConfig):
         negative_sampling: Draw all items alike, or in proportion to their training events.
         gbce_t: 0 is plain binary cross-entropy, 1 takes back all the overconfidence that sampling
             brings.
-        propensity_power: Weigh targets by the inverse of their item's popularity to this power; 0
-            weighs all alike.
+        propensity_power: Weigh targets by the inverse of their item's popularity to this power, in
+            what `loss` judges and nowhere else; 0 weighs all alike.
         propensity_clip: Largest such weight; a target on the most frequent item has 1.
         scoring: "dot", or "cosine" between query and item vector.
         temperature: Divides the scores.
@@ -84,6 +86,11 @@ class NeuralRanker(TextRanker):
 
     def __init__(self, config: NeuralConfig, num_items: int) -> None:
         super().__init__(config, num_items)
+        if config.repeats == "learned" and num_items > MOST_ITEMS:
+            raise ValueError(
+                f"repeats='learned' takes {MOST_ITEMS} items at most, and there are {num_items}: "
+                "set repeats=plain"
+            )
         text = config.text_vectors
         self.items: ItemTable = (
             ItemTable(num_items, config.dim)
@@ -198,10 +205,7 @@ class NeuralRanker(TextRanker):
         return self._encode_vectors(batch, items_BLD)[None]
 
     def _query(self, batch: SequenceBatch, state_BD: Tensor) -> Tensor:
-        """Scale a state, and put the visible item ids behind it where repeats are learned.
-
-        Ids travel as float32, which holds every whole number up to 2^24 exactly.
-        """
+        """Scale a state, and put the visible item ids behind it where repeats are learned."""
         query_BD = self.as_query(state_BD)
         if self.repeat_bias is None:
             return query_BD

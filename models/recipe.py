@@ -37,7 +37,7 @@ class FitConfig(BaseModel):
         eval_every: Epochs between two validations.
         cpu_seconds: Stop at that much process CPU time spent in training, the mean over the
             workers, whatever else holds; validation is then skipped, and the stages of a ranker
-            share the budget equally.
+            share the budget equally. Statistics are fitted before and not counted here.
         random_crop: See `BatchPlan`.
         bucket_batches: See `BatchPlan`.
     """

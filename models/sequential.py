@@ -129,9 +129,16 @@ class SequentialRanker(NeuralRanker):
     def forward(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Return `losses` and the terms of the auxiliary objectives."""
         terms = self.losses(batch)
-        base, self._latest_pass = self._latest_pass, None
+        if self.auxiliaries:
+            base = self._latest_pass or self.base_pass(batch)
+            self._latest_pass = None
+            terms |= self.auxiliary_losses(base)
+        return terms
+
+    def auxiliary_losses(self, base: BasePass) -> dict[str, Tensor]:
+        """Terms of the objectives beside the ranker's own."""
+        terms: dict[str, Tensor] = {}
         for one in self.auxiliaries:
-            base = base or self.base_pass(batch)
             terms |= one.losses(self, base)
         return terms
 
@@ -173,6 +180,15 @@ class SequentialRanker(NeuralRanker):
         base: BasePass = self.encoder(batch, items_BLD, last_only)
         return base
 
+    def history_states(self, batch: SequenceBatch) -> Tensor:
+        """Encode histories as scoring does, before any thought: [B, D]."""
+        return self.prefix_states(batch)
+
+    def prefix_states(self, batch: SequenceBatch) -> Tensor:
+        """Encode prefixes cut from what `base_pass` encoded, seen from their last place: [B, D]."""
+        items_BLD = self.items(batch.item_ids_BL)
+        return self.run_encoder(batch, items_BLD, last_only=True).hidden_BQD[:, -1]
+
     def learning_places(self, whole: BasePass) -> BasePass:
         """See a pass from the places that learn."""
         return self.noted(whole.at_last() if self.encoder.reads_ahead else whole)
@@ -212,9 +228,17 @@ class SequentialRanker(NeuralRanker):
         return Bonus(rows_E, ids_BL[of_row[rows_E], places_E] - 1, bias)
 
     def cross_entropy(
-        self, states_TD: Tensor, targets_T: Tensor, bonus: Bonus | None, temperature: float = 1.0
+        self,
+        states_TD: Tensor,
+        targets_T: Tensor,
+        bonus: Bonus | None,
+        temperature: float = 1.0,
+        weighed: bool = True,
     ) -> Tensor:
-        """Judge states against their targets by the settings' loss, at an extra temperature."""
+        """Judge states against their targets by the settings' loss, at an extra temperature.
+
+        Targets are `weighed` by their propensities where the settings ask for it.
+        """
         config, rows_T = self.config, targets_T - 1
         queries_TD = self.scale_queries(states_TD) / temperature
         bonus = bonus if bonus is None or temperature == 1.0 else bonus.over(temperature)
@@ -224,7 +248,7 @@ class SequentialRanker(NeuralRanker):
             profile = profile * (self.likeness / temperature)
             queries_TD = torch.cat([queries_TD, profile.to(queries_TD.dtype)], dim=1)
         weights_T = torch.ones(len(rows_T), device=self.device)
-        if config.propensity_power > 0:
+        if weighed and config.propensity_power > 0:
             weights_T = self.weights_N[rows_T]
         shares_T = self.items.shares(weights_T)
         if self.loss == "ce":

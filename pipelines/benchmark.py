@@ -123,6 +123,10 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
     fitter = None
     if ranker.is_trainable:
         recipe = request.recipe.model_copy(update={"seed": seed})
+        if recipe.cpu_seconds is not None:
+            # What is counted before the first step is training, too; one step is taken at least.
+            left = max(recipe.cpu_seconds - (time.process_time() - began), 1e-3)
+            recipe = recipe.model_copy(update={"cpu_seconds": left})
         device = "cuda" if torch.cuda.is_available() else "cpu"
         fitter = Fitter(ranker, split.train, recipe, split.validation, device=device)
         fitter.fit(on_epoch=lambda result: _say(request, seed, result))

@@ -4,6 +4,8 @@ Shape legend: W windows, L positions, B rows, Q places, P states.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -76,21 +78,27 @@ class Auxiliary(nn.Module, ABC):
         return SequenceBatch(ids_WL, ids_WL > 0, times_WL, actions_WL)
 
     @torch.no_grad()
-    def window_states(self, ranker: "SequentialRanker") -> Tensor:
-        """Encode the sample without dropout: [W, L, D]."""
-        was_training = ranker.training
-        ranker.eval()
+    def window_states(self, ranker: "SequentialRanker", last_only: bool = False) -> Tensor:
+        """Encode the sample as the ranker encodes a history, without dropout: [W, Q, D].
+
+        Q is every position, or the last alone: where asked for, and where the encoder reads ahead,
+        since only the last state is one of a sub-sequence then.
+        """
         every, states = self.windows(), []
-        for first in range(0, len(every.item_ids_BL), ENCODE_ROWS):
-            rows = slice(first, first + ENCODE_ROWS)
-            batch = SequenceBatch(
-                every.item_ids_BL[rows],
-                every.valid_BL[rows],
-                every.times_BL[rows],
-                every.actions_BL[rows],
-            )
-            states.append(ranker.encoder(batch, ranker.items(batch.item_ids_BL)).hidden_BQD)
-        ranker.train(was_training)
+        with _without_dropout(ranker):
+            for first in range(0, len(every.item_ids_BL), ENCODE_ROWS):
+                rows = slice(first, first + ENCODE_ROWS)
+                batch = SequenceBatch(
+                    every.item_ids_BL[rows],
+                    every.valid_BL[rows],
+                    every.times_BL[rows],
+                    every.actions_BL[rows],
+                )
+                if last_only or ranker.encoder.reads_ahead:
+                    states.append(ranker.history_states(batch)[:, None])
+                else:
+                    whole = ranker.run_encoder(batch, ranker.items(batch.item_ids_BL))
+                    states.append(whole.hidden_BQD)
         return torch.cat(states)
 
     @property
@@ -120,3 +128,15 @@ class Auxiliary(nn.Module, ABC):
     @abstractmethod
     def contrasts(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
         """Return the terms of a training batch."""
+
+
+@contextmanager
+def _without_dropout(ranker: nn.Module) -> Iterator[None]:
+    """Switch all parts to inference, then back to what each was: frozen parts stay at inference."""
+    learning = [part for part in ranker.modules() if part.training]
+    ranker.eval()
+    try:
+        yield
+    finally:
+        for part in learning:
+            part.training = True

@@ -66,11 +66,8 @@ class ICSRec(Auxiliary):
 
     def derive(self, ranker: "SequentialRanker") -> None:
         """Cluster the states of the sample, from the prototypes of the epoch before."""
-        seen_WL = self.windows().valid_BL
-        if ranker.encoder.reads_ahead:
-            seen_WL = seen_WL.clone()
-            seen_WL[:, :-1] = False  # only the last state is one of a sub-sequence
-        points_PD = self.window_states(ranker)[seen_WL]
+        states_WQD = self.window_states(ranker)
+        points_PD = states_WQD[self.windows().valid_BL[:, -states_WQD.shape[1] :]]
         count = min(self.settings.clusters, len(points_PD))
         if count == 0:
             return

@@ -81,7 +81,7 @@ class SRACL(Auxiliary):
         wanted = self.settings.item_neighbours
         self.neighbours_N1M.copy_(nearest_items(vectors_N1D, ranker.known_N1, wanted))
         self.meanings_WD.copy_(self.meanings(ranker, self.windows()))
-        self.states_WD.copy_(self.window_states(ranker)[:, -1])
+        self.states_WD.copy_(self.window_states(ranker, last_only=True)[:, 0])
 
     def meanings(self, ranker: "SequentialRanker", batch: SequenceBatch) -> Tensor:
         """Mean direction of each row's item vectors, of length 1: [B, D]."""
@@ -139,10 +139,7 @@ class SRACL(Auxiliary):
 
     def intra(self, ranker: "SequentialRanker", prefixes: SequenceBatch) -> Tensor:
         """InfoNCE between the states of two views of each prefix."""
-        first_RD, second_RD = (
-            ranker.encoder(view, ranker.items(view.item_ids_BL), last_only=True).hidden_BQD[:, 0]
-            for view in (self.altered(prefixes), self.altered(prefixes))
-        )
+        first_RD, second_RD = (ranker.prefix_states(self.altered(prefixes)) for _ in range(2))
         return in_batch_contrast(first_RD / self.settings.temperature, second_RD)
 
     def altered(self, batch: SequenceBatch) -> SequenceBatch:

@@ -99,6 +99,15 @@ class BERT4Rec(SequentialRanker):
         )
         return base
 
+    def history_states(self, batch: SequenceBatch) -> Tensor:
+        """Ask for the event behind histories: [B, D]; nothing for empty rows."""
+        return self._encode_vectors(batch, self.items(batch.item_ids_BL))
+
+    def prefix_states(self, batch: SequenceBatch) -> Tensor:
+        """Encode prefixes that end in a mask, seen from there: [B, D]."""
+        items_BLD = self.items(batch.item_ids_BL)
+        return self._fill_in(batch, items_BLD, last_only=True).hidden_BQD[:, -1]
+
     def _encode_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
         """Ask for the event behind the history: [B, D]; nothing for empty rows."""
         asked = SequenceBatch(

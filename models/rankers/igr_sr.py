@@ -103,9 +103,10 @@ class IGRSR(SequentialRanker):
             parameter.requires_grad_(own == second or name.startswith("auxiliary."))
 
     def start_epoch(self, epoch: int) -> None:
-        """Keep the frozen encoder's dropout off."""
+        """Keep the dropout of all that is frozen off."""
         if self.reasons:
             self.encoder.eval()
+            self.items.eval()
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Cross-entropy of the decision, and the consistency of intents between two views."""
@@ -118,6 +119,15 @@ class IGRSR(SequentialRanker):
         terms = {"ce": self.cross_entropy(states_TD, targets_T, bonus)}
         if self.config.contrast_weight > 0 and len(targets_T):
             terms["consistency"] = self.config.contrast_weight * self.consistency(batch)
+        return terms
+
+    def auxiliary_losses(self, base: BasePass) -> dict[str, Tensor]:
+        """Objectives that shape the encoder have nothing to say once it is frozen."""
+        if not self.reasons:
+            return super().auxiliary_losses(base)
+        terms: dict[str, Tensor] = {}
+        for one in self.auxiliaries:
+            terms |= one.idle(base)
         return terms
 
     def whole_pass(self, batch: SequenceBatch) -> BasePass:

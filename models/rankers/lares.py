@@ -125,7 +125,7 @@ class LARES(SequentialRanker):
     def start_epoch(self, epoch: int) -> None:
         """Keep dropout off while rewards are followed."""
         if self._in_rl:
-            for part in (self.encoder, self.core, self.reference):
+            for part in (self.items, self.encoder, self.core, self.reference):
                 assert part is not None
                 part.eval()
 

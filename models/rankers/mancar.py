@@ -5,7 +5,7 @@ item, C items of a teacher's list, K thoughts, N catalogue size.
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.batch import SequenceBatch
 from models.encoders.base import BasePass, Encoder
 from models.encoders.prompted import PromptedEncoder
+from models.item_table import state_of
 from models.latent_reasoning import LatentReasoner, ReasoningConfig
 from models.layers.halting import HaltingRule
 from models.losses import full_cross_entropy
@@ -43,9 +44,11 @@ class ManCARConfig(ReasoningConfig):
         schedule: Temperature of the k-th thought's cross-entropy: "rising" k ** exponent, "falling"
             the same numbers backwards, "flat" 1.
         schedule_exponent: See `schedule`.
-        step_weight: Weight of the mean cross-entropy of the thoughts before the last.
+        step_weight: Weight of the mean cross-entropy of the thoughts before the last (published:
+            of their sum, the same for two thoughts).
         halt_divergence: Halt a row once a thought's prediction diverges from the one before by at
-            most this, in nats; None thinks to the end.
+            most this, in nats; None thinks to the end. Distributions are over all items, without
+            the learned number for repeats; the value is a choice.
     """
 
     backbone: Literal["sasrec", "hstu", "bert4rec"] = "bert4rec"
@@ -93,6 +96,8 @@ class ManCAR(LatentReasoner):
         kept = max(context, config.teacher_neighbours if config.teacher_weight else 0)
         ids = torch.zeros(num_items + 1, kept, dtype=torch.int64)
         self.register_buffer("neighbours_N1M", ids)
+        # Taken over all items, for every tile that is scored: kept until a weight changes.
+        self._mean_norm: tuple[Any, Tensor] | None = None
         self.scale_D: nn.Parameter | None = None
         if config.norm_control and self.reasoning is not None:
             self.scale_D = nn.Parameter(torch.ones(config.dim))
@@ -131,15 +136,24 @@ class ManCAR(LatentReasoner):
         """Think from the places of a base pass: [K + 1, B, Q, D]."""
         if self.reasoning is None or self.scale_D is None:
             return super().reason(base, noise)
-        first, last = max(self.items.span[0], 1), self.items.span[1]
-        # In float64, so that the mean does not depend on who adds which part.
-        norms_N = self.item_vectors(first, last).detach().norm(dim=1).double()
-        known_N = self.known_N1[first:last]
-        add = self.items.workers.sum
-        mean = (add((norms_N * known_N).sum()) / add(known_N.sum()).clamp(min=1)).float()
-        shape = partial(rescale, norm=mean, scale_D=self.scale_D)
+        shape = partial(rescale, norm=self.mean_norm(), scale_D=self.scale_D)
         chain: Tensor = self.reasoning(self.encoder, base, noise=noise, shape=shape)
         return chain
+
+    @torch.no_grad()
+    def mean_norm(self) -> Tensor:
+        """Mean norm of the vectors of the log's items, as scoring uses them."""
+        workers = self.items.workers
+        state = state_of([*self.items.parameters(), *self.items.buffers(), self.known_N1])
+        if self._mean_norm is not None and self._mean_norm[0] == state and workers.world == 1:
+            return self._mean_norm[1]
+        first, last = max(self.items.span[0], 1), self.items.span[1]
+        # In float64, so that the mean does not depend on who adds which part.
+        norms_N = self.item_vectors(first, last).norm(dim=1).double()
+        known_N = self.known_N1[first:last]
+        total, count = workers.sum((norms_N * known_N).sum()), workers.sum(known_N.sum())
+        self._mean_norm = state, (total / count.clamp(min=1)).float()
+        return self._mean_norm[1]
 
     @property
     def halting_rule(self) -> HaltingRule:
@@ -179,7 +193,7 @@ class ManCAR(LatentReasoner):
 
         The teacher's cross-entropy is the target's, plus what the list's other items make of the
         difference: the softmax is taken once, in the loss that never holds it whole, or over drawn
-        items where the settings' loss samples.
+        items where the settings' loss is a sampled softmax.
         """
         shares_TC = teacher_shares(lists_TC, spread)
         queries_TD = self.scale_queries(states_TD)
@@ -188,7 +202,7 @@ class ManCAR(LatentReasoner):
         certain_T = torch.xlogy(shares_TC, shares_TC).sum(dim=1)
         targets_T = lists_TC[:, 0]
         if self.loss == "sampled":
-            whole = self.cross_entropy(states_TD, targets_T, None)
+            whole = self.cross_entropy(states_TD, targets_T, None, weighed=False)
         else:
             whole = full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1)
         return whole + self.mean_over_targets(moved_T + certain_T)

@@ -7,10 +7,11 @@ thoughts and levels of feedback, T real targets, C targets of a chunk.
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.auxiliary.settings import AuxiliaryChoices
 from models.batch import SequenceBatch
 from models.encoders.base import BasePass
 from models.feedback import level_of, level_table, levels_by_rarity, next_of_level
@@ -41,6 +42,16 @@ class OnePieceConfig(ReasoningConfig):
     action_levels: tuple[int, ...] = ()
     objective: Literal["in_batch", "ce"] = "in_batch"
     contrast_weight: float = Field(default=1.0, ge=0)
+
+    @field_validator("auxiliary")
+    @classmethod
+    def _has_none(cls, chosen: AuxiliaryChoices) -> AuxiliaryChoices:
+        if chosen:
+            raise ValueError(
+                "onepiece takes no auxiliary objective, since its states are of tokens around a "
+                "history; leave auxiliary out"
+            )
+        return chosen
 
 
 @register
@@ -87,10 +98,17 @@ class OnePiece(LatentReasoner):
         """Mark the known items; order the log's actions by strength.
 
         Raises:
-            ValueError: If the log has fewer actions than the settings have thoughts.
+            ValueError: If the log has fewer actions than the settings have thoughts, or lacks one
+                that the settings name.
         """
         super().fit_statistics(store)
-        order = list(self.config.action_levels) or levels_by_rarity(store)
+        found = levels_by_rarity(store)
+        order = list(self.config.action_levels) or found
+        if missing := sorted(set(order) - set(found)):
+            raise ValueError(
+                f"onepiece: action_levels names the action codes {missing}, which no training "
+                f"event has; the log has {sorted(found)}"
+            )
         if len(order) < self.num_levels:
             raise ValueError(
                 f"onepiece teaches thought k by the k-th level of feedback: reasoning_steps = "
@@ -111,11 +129,6 @@ class OnePiece(LatentReasoner):
             for state_PD, targets_P in zip(judged_KPD, targets_PK.T, strict=True)
         ]
         return {name: torch.stack([task[name] for task in tasks]).mean() for name in tasks[0]}
-
-    def base_pass(self, batch: SequenceBatch) -> BasePass:
-        """Encode drawn prefixes with what stands around them, seen from the block's places."""
-        places = draw_ends(batch, self.config.prefixes_per_row)
-        return self.noted(self._prefix_pass(prefixes_at(batch, *places)))
 
     def _prefix_pass(self, prefixes: SequenceBatch) -> BasePass:
         return self._situated_pass(prefixes, self.items(prefixes.item_ids_BL))

@@ -68,9 +68,10 @@ class StreamRec(CodedRanker):
     decoder-only encoder and an additive head (`CodeHead`) stand in for encoder, decoder and beam
     search; a hint is the sum of its codes' vectors; a chain is thought freely, and the label of a
     step follows from the thoughts before it that were taken, since with thoughts made from the
-    target the scoring state would learn from what inference does not have; DPO is left out; one
-    policy step per draw needs no ratio, and going on with the supervised loss holds the policy
-    where the paper has a reference model. The learned repeat number is that of the first stage.
+    target the scoring state would learn from what inference does not have; DPO and the rewards of
+    format, of the thoughts' likelihood and of ranks are left out; one policy step per draw needs no
+    ratio, and going on with the supervised loss holds the policy where the paper has a reference
+    model. The learned repeat number is that of the first stage.
     """
 
     name = "stream-rec"
@@ -112,6 +113,8 @@ class StreamRec(CodedRanker):
     def _cut_codes(self) -> None:
         levels, codes = self.config.code_levels, self.config.codes_per_level
         self.head.start(self.cut_codes(residual_ids, levels, codes, residual=True))
+        # Rewards may go on from weights that never learnt to think, where thinking brought nothing.
+        self.thoughts.start(self.head.values_GKD[0])
         vectors_N1D = self.item_vectors(0, self.num_items + 1)
         self.similar_N1.copy_(nearest_items(vectors_N1D, self.known_N1, 1)[:, 0])
 

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import time
 from typing import Any
 
 import numpy as np
@@ -218,6 +219,20 @@ def test_stages_share_a_cpu_budget() -> None:
     first = [point for point in fitter.curve if point.stage == "all"]
     assert 0.2 <= first[-1].cpu_seconds < fitter.cpu_seconds
     assert fitter.cpu_seconds >= 0.4
+
+
+def test_what_a_stage_starts_with_is_paid_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitter = two_stages(CONFIG.model_copy(update={"max_epochs": 1}))
+    start = fitter.ranker.start_stage
+
+    def slow(stage: str) -> None:
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            start(stage)
+
+    monkeypatch.setattr(fitter.ranker, "start_stage", slow)
+    fitter.run_epoch()
+    assert fitter.cpu_seconds >= 0.3 + fitter.curve[0].cpu_seconds
 
 
 def test_the_learning_rate_falls_to_nothing_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

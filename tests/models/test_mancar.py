@@ -138,6 +138,20 @@ def test_rescaled_thoughts_have_the_norm_times_their_scale() -> None:
     assert torch.isfinite(rescale(torch.zeros(1, 8), torch.tensor(3.0), torch.ones(8))).all()
 
 
+def test_the_norm_of_thoughts_is_that_of_the_items_as_scoring_uses_them() -> None:
+    store = random_store()
+    text = {"components": 8, "hidden": 8, "id_dropout": 0.9}
+    ranker = small_ranker("mancar", store, text_vectors=text)
+    assert isinstance(ranker, ManCAR)
+    scored = ranker.item_vectors(1, ranker.num_items + 1)[ranker.known_N1[1:]]
+    expected = scored.detach().norm(dim=1).mean()
+    torch.testing.assert_close(ranker.mean_norm(), expected)
+    torch.testing.assert_close(ranker.train().mean_norm(), expected)
+    with torch.no_grad():
+        ranker.items.weight.mul_(3.0)
+    assert float(ranker.mean_norm()) > float(expected)
+
+
 def test_the_teacher_lists_each_item_once_and_no_padding() -> None:
     lists = teacher_lists(torch.tensor([4, 9]), torch.tensor([[7, 4, 2, 0], [1, 3, 0, 0]]))
     assert lists.tolist() == [[4, 7, 0, 2, 0], [9, 1, 3, 0, 0]]
@@ -191,7 +205,9 @@ def test_the_teacher_takes_its_softmax_over_drawn_items_where_the_loss_does(
 ) -> None:
     batch = collate(store, np.arange(8), 12, with_targets=True)
     taught, weights = [], mancar(store).state_dict()
-    for settings in ({"loss": "ce"}, {"loss": "sampled", "negatives": 20_000}):
+    # The teacher is the same divergence where the settings weigh targets by their propensities.
+    drawn = {"loss": "sampled", "negatives": 20_000, "propensity_power": 1.0}
+    for settings in ({"loss": "ce"}, drawn):
         ranker = mancar(store, **settings)
         ranker.load_state_dict(weights, strict=False)
         torch.manual_seed(0)

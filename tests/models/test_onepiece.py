@@ -34,6 +34,12 @@ def test_rarer_actions_are_stronger() -> None:
     assert level_of(torch.tensor([0, 1, 2, 3, 99]), table).tolist() == [1, 2, 2, 1, 1]
 
 
+def test_levels_name_actions_of_the_log() -> None:
+    store = SequenceStore.from_lists([[1, 2, 3]], actions=[[4, 4, 1]])
+    with pytest.raises(ValueError, match=r"names the action codes \[7\].*the log has \[1, 4\]"):
+        small_ranker("onepiece", store, action_levels=(4, 7))
+
+
 def test_one_kind_of_action_cannot_teach_two_thoughts() -> None:
     store = SequenceStore.from_lists([[1, 2, 3]], actions=[[4, 4, 4]])
     with pytest.raises(ValueError, match="reasoning_steps = 2 needs as many actions, and this log"):

@@ -213,3 +213,8 @@ def test_misses_name_the_nearest() -> None:
 def test_training_items_beyond_the_catalogue_are_an_error(name: str) -> None:
     with pytest.raises(ValueError, match="item id 12 is beyond the catalogue of 10 items"):
         registry.build(name, 10).fit_statistics(SequenceStore.from_lists([[1, 12]]))
+
+
+def test_more_items_than_a_query_can_carry_are_refused() -> None:
+    with pytest.raises(ValueError, match="takes 16777216 items at most"):
+        registry.build("sasrec", 2**24 + 1, dim=1, num_heads=1)

@@ -57,6 +57,18 @@ def test_thoughts_start_where_pretraining_ended(store: SequenceStore) -> None:
     assert torch.equal(ranker.scores(ranker.encode(batch), 1, NUM_ITEMS + 1), before)
 
 
+def test_rewards_may_follow_where_thoughts_brought_nothing(store: SequenceStore) -> None:
+    ranker = stream_rec(store, "vectors")
+    ranker.start_stage("pretrain")
+    best = {key: value.clone() for key, value in ranker.state_dict().items()}
+    ranker.start_stage("thoughts")
+    # No validation of this stage was better: the best weights are put back, and the next begins.
+    ranker.load_state_dict(best)
+    ranker.start_stage("rl")
+    assert torch.equal(ranker.thoughts.values_MD, ranker.head.values_GKD[0])
+    assert bool(ranker.thoughts.values_MD.any())
+
+
 def test_hints_stand_before_the_target(store: SequenceStore) -> None:
     ranker = stream_rec(store, "pretrain", hint_share=1.0, hint_weight=0.5)
     head, batch = ranker.head, training_batch(store, rows=4)

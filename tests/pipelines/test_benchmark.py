@@ -1,6 +1,7 @@
 """The benchmark command: what it writes, what it refuses."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from models.rankers.sasrec import SASRec
+from models.sequences import SequenceStore
 from pipelines import benchmark_request
 from pipelines.benchmark_report import debiased
 from pipelines.benchmark_text import text_vectors
@@ -125,6 +128,20 @@ def test_a_cpu_budget_replaces_early_stopping(shop: Path) -> None:
     assert result["config"]["fit"]["cpu_seconds"] == 0.5
     assert result["validation_ndcg@10"] is None
     assert result["seconds"]["train"] >= 0.5
+
+
+def test_statistics_are_paid_from_the_budget(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = SASRec.fit_statistics
+
+    def slow(ranker: SASRec, store: SequenceStore) -> None:
+        until = time.process_time() + 1.0
+        while time.process_time() < until:
+            fit(ranker, store)
+
+    words = ("--cpu-seconds", "0.5", "--set", "dim=8")
+    assert measure(shop, "sasrec", *words)["epochs"] > 1
+    monkeypatch.setattr(SASRec, "fit_statistics", slow)
+    assert measure(shop, "sasrec", *words)["epochs"] == 1
 
 
 def test_the_model_never_hears_of_later_items(shop: Path) -> None:
