@@ -128,7 +128,7 @@ def drawing(out: Path, **labels: str) -> "Iterator[Axes]":
     figure, axes = plt.subplots(figsize=(7, 4))
     yield axes
     axes.set(**labels)
-    axes.legend(frameon=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None})
     plt.close(figure)
@@ -138,11 +138,7 @@ def plot_top_k(summary: dict[str, Any], out: Path) -> None:
     """Draw users per second against the size of the catalogue, both on log scales."""
     sizes = sorted(int(task.removeprefix("top-")) for task in summary if task.startswith("top-"))
     names = list(dict.fromkeys(n for t in sizes for n in summary[f"top-{t}"]["contenders"]))
-    labels = {
-        "xlabel": "items",
-        "ylabel": "users/s, one thread",
-        "title": "Exact top-100, width 64",
-    }
+    labels = {"xlabel": "items of width 64", "ylabel": "users/s with exact top-100, one thread"}
     with drawing(out, **labels) as axes:
         for name in names:
             found = [(t, summary[f"top-{t}"]["contenders"].get(name)) for t in sizes]
