@@ -65,6 +65,14 @@ def lares_rl() -> Recipe:
     )
 
 
+def mancar_teacher() -> Recipe:
+    """Train ManCAR's graph teacher without thoughts: what gained most in docs/benchmarks.md."""
+    settings = {"reasoning_steps": 0, "teach_base": True, "num_layers": 3}
+    return of_ranker("mancar").model_copy(
+        update={"name": "mancar-teacher", "ranker_settings": settings}
+    )
+
+
 def of_ranker(ranker: str) -> Recipe:
     """Train any ranker with its own defaults, fitted as `nightly` is: every ranker is a recipe."""
     return Recipe(name=ranker, ranker=ranker, ranker_settings={}, fit=nightly().fit)
@@ -75,6 +83,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "nightly": nightly,
     "large": large,
     "lares-rl": lares_rl,
+    "mancar-teacher": mancar_teacher,
 }
 
 
