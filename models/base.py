@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models.batch import SequenceBatch, SequenceStore
@@ -23,7 +23,7 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_length: int = 50
+    max_length: int = Field(default=50, ge=1)
 
 
 class Ranker(nn.Module, ABC):

@@ -1,10 +1,13 @@
 """Write docs/rankers.md from the rankers themselves: `python -m models.rankers_page`."""
 
 import inspect
+import json
 import re
 from collections.abc import Iterable
 
-from models.base import RankerConfig
+from pydantic import BaseModel
+
+from models.recipe import FitConfig
 from models.registry import config_class, names, ranker_class
 from models.sequential import SequentialConfig
 
@@ -28,6 +31,11 @@ def rankers_page() -> str:
         lines += ["Settings of its own: " + (_own_settings(name) or "none") + "."]
     shared = _listed(SequentialConfig, SequentialConfig.model_fields)
     lines += ["", "## Settings that sequence rankers share", "", f"{shared}."]
+    fitting = _listed(FitConfig, FitConfig.model_fields)
+    lines += ["", "## Settings of training", "", f"{fitting}.", ""]
+    lines += [
+        "`seed` and `cpu_seconds` are options of `reckoner benchmark`; `--set` takes the rest."
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -38,14 +46,26 @@ def _plain(doc: str | None) -> str:
 
 
 def _own_settings(name: str) -> str:
-    """The settings that not every sequence ranker has, with their defaults."""
+    """The settings that not every sequence ranker has, or has otherwise, with their defaults."""
     config_type = config_class(name)
-    own = [key for key in config_type.model_fields if key not in SequentialConfig.model_fields]
-    return _listed(config_type, own)
+    shared = SequentialConfig.model_fields
+    return _listed(
+        config_type,
+        (
+            key
+            for key, field in config_type.model_fields.items()
+            if key not in shared or field.default != shared[key].default
+        ),
+    )
 
 
-def _listed(config_type: type[RankerConfig], keys: Iterable[str]) -> str:
-    return ", ".join(f"`{key}={config_type.model_fields[key].default}`" for key in keys)
+def _listed(config_type: type[BaseModel], keys: Iterable[str]) -> str:
+    """Name settings with their defaults, written as `--set` takes them."""
+    values = {key: config_type.model_fields[key].get_default() for key in keys}
+    return ", ".join(
+        f"`{key}={value if isinstance(value, str) else json.dumps(value)}`"
+        for key, value in values.items()
+    )
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ from models.evaluation import (
 from models.fitting import EpochResult, Fitter
 from models.metrics import Floats, mean_ci, per_user_metrics
 from models.seen import SeenItems
+from models.text_vectors import TextVectors
 from models.top_k import top_k
 from pipelines.benchmark_report import (
     Measured,
+    as_entry,
     debiased,
     list_metrics,
     mean,
@@ -34,7 +36,7 @@ from pipelines.benchmark_report import (
     summarise,
     versus,
 )
-from pipelines.benchmark_request import Order, Request, open_request
+from pipelines.benchmark_request import Order, Request, open_request, writable_file
 from pipelines.errors import InputError
 
 LIST_LENGTH = 100
@@ -53,6 +55,8 @@ def run(order: Order, users_out: Path | None = None) -> dict[str, Any]:
     Raises:
         InputError: If the dataset, ranker, protocol or a setting is not usable.
     """
+    if users_out is not None:
+        writable_file("--users-out", users_out)
     request, split = open_request(order)
     baselines = {
         name: _baseline(request, split, name) for name in BASELINES if name != order.ranker
@@ -113,13 +117,16 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
     """Build and fit a ranker; returns it, its fitter and the CPU seconds that fitting took."""
     began = time.process_time()
     torch.manual_seed(seed)
-    ranker = registry.ranker_class(request.ranker)(request.config, _num_items(split))
+    try:
+        ranker = registry.ranker_class(request.ranker)(request.config, _num_items(split))
+    except ValueError as error:
+        raise InputError(f"{request.ranker}: these settings do not go together: {error}") from error
     try:
         ranker.fit_statistics(split.train)
     except ValueError as error:
         raise InputError(f"{request.dataset.name}/events.parquet: {error}") from error
     if request.text is not None:
-        ranker.learn_text(request.text)
+        _learn_text(ranker, request.text)
     fitter = None
     if ranker.is_trainable:
         recipe = request.recipe.model_copy(update={"seed": seed})
@@ -134,6 +141,13 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
     if request.text is not None:
         ranker.welcome(request.text, len(request.dataset.items))
     return ranker.eval(), fitter, seconds
+
+
+def _learn_text(ranker: Ranker, text: TextVectors) -> None:
+    try:
+        ranker.learn_text(text)
+    except ValueError as error:
+        raise InputError(f"--set text_vectors: {error}") from error
 
 
 def _say(request: Request, seed: int, result: EpochResult) -> None:
@@ -224,7 +238,7 @@ def _measure(request: Request, split: Split, seed: int, baselines: dict[str, Flo
     if diagnostics := ranker.diagnostics():
         report["diagnostics"] = diagnostics
     report |= {
-        "intervals": {name: mean_ci(values)._asdict() for name, values in per_user.items()},
+        "intervals": {name: as_entry(mean_ci(values)) for name, values in per_user.items()},
         "versus": versus(per_user["ndcg@10"], baselines),
         "slices": {
             name: {metric: mean(values[users]) for metric, values in per_user.items()}

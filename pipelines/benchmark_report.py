@@ -1,12 +1,13 @@
 """What a benchmark reports beside one run: lists, differences to heuristics, means over seeds."""
 
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.metrics import Floats, coverage, gini, mean_ci, paired_bootstrap
+from models.metrics import Floats, Interval, coverage, gini, mean_ci, paired_bootstrap
 from models.propensity import inverse_propensities
 
 # How strongly the secondary NDCG weighs against popularity.
@@ -51,6 +52,11 @@ def debiased(
     return {"ndcg@10": value, "power": PROPENSITY_POWER, "clip": PROPENSITY_CLIP}
 
 
+def as_entry(interval: Interval) -> dict[str, float | None]:
+    """An interval for JSON: bounds that a single user or seed does not have are None."""
+    return {key: None if isnan(value) else value for key, value in interval._asdict().items()}
+
+
 def versus(per_user: Floats, baselines: dict[str, Floats]) -> dict[str, dict[str, float]]:
     """Difference in NDCG@10 to each heuristic on the same users, by paired bootstrap."""
     return {
@@ -58,10 +64,18 @@ def versus(per_user: Floats, baselines: dict[str, Floats]) -> dict[str, dict[str
     }
 
 
+def t_quantile(degrees: int) -> float:
+    """Two-sided 95 % quantile of Student's t; past the table by its expansion around the normal."""
+    if degrees <= len(T_QUANTILES):
+        return T_QUANTILES[degrees - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
 def summarise(measured: list[Measured], baselines: dict[str, Floats]) -> dict[str, Any]:
     """Mean over the seeds with a t interval, and the seed-averaged users against the heuristics."""
     reports = [one.report for one in measured]
-    quantile = T_QUANTILES[len(reports) - 2] if len(reports) - 2 < len(T_QUANTILES) else 1.96
+    quantile = t_quantile(len(reports) - 1)
 
     def over_seeds(key: str) -> dict[str, dict[str, float]]:
         rows = {name: np.array([r[key][name] for r in reports]) for name in reports[0][key]}
@@ -83,6 +97,6 @@ def summarise(measured: list[Measured], baselines: dict[str, Floats]) -> dict[st
     if "metrics_seen_excluded" in reports[0]:
         summary["metrics_seen_excluded"] = over_seeds("metrics_seen_excluded")
     return summary | {
-        "users": {"ndcg@10": mean_ci(averaged)._asdict()},
+        "users": {"ndcg@10": as_entry(mean_ci(averaged))},
         "versus": versus(averaged, baselines),
     }

@@ -15,7 +15,7 @@ from models.text_vectors import TextVectors
 from pipelines.benchmark_settings import split_settings
 from pipelines.benchmark_text import text_vectors
 from pipelines.errors import InputError
-from pipelines.io.dataset import Dataset, read_dataset
+from pipelines.io.dataset import Dataset, in_seconds, read_dataset
 from pipelines.settings.groups import VectorSettings
 
 PROTOCOLS = ("temporal", "leave-one-out")
@@ -85,8 +85,7 @@ def open_request(order: Order) -> tuple[Request, Split]:
     for name, number in (("--seeds", order.seeds), ("--threads", order.threads)):
         if number < 1:
             raise InputError(f"{name} {number}: at least 1 is needed")
-    if not order.out.parent.is_dir():
-        raise InputError(f"--out {order.out}: folder {order.out.parent} does not exist")
+    writable_file("--out", order.out)
     config, recipe = split_settings(order.ranker, order.protocol, order.cpu_seconds, order.settings)
     data = read_dataset(order.dataset)
     if order.protocol == "temporal" and data.order_only:
@@ -105,6 +104,18 @@ def open_request(order: Order) -> tuple[Request, Split]:
     return request, split
 
 
+def writable_file(option: str, file: Path) -> None:
+    """Refuse a file that could not be written once hours of work are done.
+
+    Raises:
+        InputError: If its folder does not exist, or a folder stands in its place.
+    """
+    if not file.parent.is_dir():
+        raise InputError(f"{option} {file}: folder {file.parent} does not exist")
+    if file.is_dir():
+        raise InputError(f"{option} {file} is a folder: name a file")
+
+
 def _split(request: Request) -> Split:
     store = request.dataset.store
     try:
@@ -118,7 +129,10 @@ def _split(request: Request) -> Split:
             f"{request.dataset.name}/events.parquet: {len(split.validation)} users to validate and "
             f"{len(split.test)} to test under the {request.protocol} protocol: too few"
         )
-    return split
+    return Split(
+        in_seconds(split.train),
+        *(replace(one, history=in_seconds(one.history)) for one in (split.validation, split.test)),
+    )
 
 
 def trained_items_first(split: Split) -> tuple[Split, Ints]:

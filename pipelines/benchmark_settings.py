@@ -1,8 +1,6 @@
 """Sort `--set key=value` pairs into the ranker's settings and the training recipe's."""
 
 import difflib
-import json
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,6 +8,7 @@ from models import registry
 from models.base import RankerConfig
 from models.fitting import FitConfig
 from pipelines.errors import InputError
+from pipelines.recipes import json_or_text
 
 OWN_OPTIONS = {"seed": "--seeds", "cpu_seconds": "--cpu-seconds"}
 
@@ -36,7 +35,7 @@ def split_settings(
             hint = f"nearest: {near[0]}; " if near else ""
             known = ", ".join(sorted(own | recipe))
             raise InputError(f"--set {key}: {ranker} has no such setting; {hint}known: {known}")
-    values = {key: _value(text) for key, text in settings.items()}
+    values = {key: json_or_text(text) for key, text in settings.items()}
     fit = {key: value for key, value in values.items() if key in recipe}
     # Early stopping watches what the protocol judges by.
     fit.setdefault("eval_seen", "allowed" if protocol == "temporal" else "excluded")
@@ -47,11 +46,5 @@ def split_settings(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"--set {key}={first['input']!r}: {first['msg']}") from error
-
-
-def _value(text: str) -> Any:
-    """Read a value as JSON where it is JSON, as plain text otherwise."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+    except ValueError as error:
+        raise InputError(f"{ranker}: {error}") from error

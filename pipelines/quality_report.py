@@ -6,13 +6,23 @@ docs/benchmarks.md.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from models.metrics import mean_ci, paired_bootstrap
 from pipelines.charts import interval_svg, markdown_table
-from pipelines.quality_study import CONTROLS, ENTRIES, LOGS, Entry, Log, final_fit, trials_of
+from pipelines.quality_study import (
+    CONTROLS,
+    ENTRIES,
+    HOME,
+    LOGS,
+    Entry,
+    Log,
+    final_fit,
+    trials_of,
+)
 
 DOCS = Path("docs")
 BEGIN, END = "<!-- quality study: generated -->", "<!-- end of the quality study -->"
@@ -153,12 +163,19 @@ def picture(rows: list[dict[str, Any]]) -> str:
     return svg.replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1) + "\n"
 
 
-def main() -> None:
+def main(
+    drop: Annotated[bool, typer.Option("--drop", help="Drop rows that were not measured here.")] = (
+        False
+    ),
+) -> None:
     """Write the JSON, the pictures and the generated part of docs/benchmarks.md."""
     folder = DOCS / "benchmarks"
+    collected = {log.name: collect(log) for log in LOGS}
+    if not drop:
+        _refuse_loss(folder / "quality.json", collected)
     summary, parts = {}, []
     for log in LOGS:
-        rows = collect(log)
+        rows = collected[log.name]
         if not rows:
             continue
         summary[log.name] = {"protocol": log.protocol, "rows": rows}
@@ -173,5 +190,21 @@ def main() -> None:
     page.write_text("\n".join([before + BEGIN, "", *parts, END]) + after)
 
 
+def _refuse_loss(file: Path, collected: dict[str, list[dict[str, Any]]]) -> None:
+    """Stop before a report from other fits takes the place of figures that took hours."""
+    written = json.loads(file.read_text()) if file.exists() else {}
+    lost = [
+        f"{log}: {row['label']}"
+        for log, kept in written.items()
+        for row in kept["rows"]
+        if row["label"] not in {one["label"] for one in collected.get(log, [])}
+    ]
+    if lost:
+        raise SystemExit(
+            f"{HOME} lacks {len(lost)} rows that {file} has ({', '.join(lost[:5])}, ...): run "
+            "python -m pipelines.quality_study first, or drop them with --drop"
+        )
+
+
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,6 +1,7 @@
 """Named training set-ups: a ranker, its settings and how it is fitted, as functions."""
 
 import difflib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -107,9 +108,9 @@ def recipe_named(name: str, overrides: dict[str, str] | None = None) -> Recipe:
         if key == "ranker":
             continue
         if key in FitConfig.model_fields:
-            fit[key] = value
+            fit[key] = json_or_text(value)
         elif key in config_class(ranker).model_fields:
-            ranker_settings[key] = value
+            ranker_settings[key] = json_or_text(value)
         else:
             known = [*FitConfig.model_fields, *config_class(ranker).model_fields]
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
@@ -125,6 +126,14 @@ def recipe_named(name: str, overrides: dict[str, str] | None = None) -> Recipe:
     except ValueError as error:  # pydantic's errors are ValueErrors too
         raise InputError(f"recipe {name}: {_first_line(error)}") from error
     return Recipe(name=name, ranker=ranker, ranker_settings=known_settings, fit=fitted)
+
+
+def json_or_text(text: str) -> Any:
+    """Read a setting's value as JSON where it is JSON, as plain text otherwise."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def _first_line(error: ValueError) -> str:

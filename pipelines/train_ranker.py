@@ -92,7 +92,10 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
 
 def _new_ranker(context: Context, recipe: Recipe, split: Split) -> Ranker:
     torch.manual_seed(recipe.fit.seed)
-    ranker = build(recipe.ranker, catalogue_size(context.lake), **recipe.ranker_settings)
+    try:
+        ranker = build(recipe.ranker, catalogue_size(context.lake), **recipe.ranker_settings)
+    except ValueError as error:
+        raise InputError(f"{recipe.ranker}: these settings do not go together: {error}") from error
     try:
         ranker.fit_statistics(split.train)
     except ValueError as error:

@@ -61,6 +61,8 @@ def main(names: list[str]) -> None:
     """Print accuracy, differences, slices and costs."""
     files = [HERE / f"{name}.json" for name in names] or sorted(HERE.glob("*.json"))
     results = [json.loads(file.read_text()) for file in files]
+    # Other summaries lie beside the results of `reckoner benchmark`.
+    results = [one for one in results if "metrics" in runs_of(one)[0]]
     results.sort(key=lambda result: average(runs_of(result), "metrics", "ndcg@10") or 0.0)
     accuracy, differences, slices, costs = [], [], [], []
     for result in results:

@@ -19,7 +19,7 @@ class LastTransitionConfig(RankerConfig):
 
 @register
 class LastTransition(Ranker):
-    """Score = how often training saw the item right after the user's last one.
+    """Score = how often training saw the item right after the last one of the user's that it knows.
 
     Popularity, scaled below one count, orders the rest: every score is finite and total.
     """

@@ -30,7 +30,7 @@ class TGHConfig(RankerConfig):
 
 @register
 class TGH(Ranker):
-    """Candidates from the rings around the last item, scored by edge weight alone.
+    """Candidates from the rings around the last item that training knows, by edge weight alone.
 
     The published heuristic adds the cosine between text vectors of the two items; without text
     vectors the edge weights log1p(count) / row maximum are what is left, and a ring-2 or ring-3

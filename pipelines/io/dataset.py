@@ -1,6 +1,6 @@
 """Read a benchmark folder, `events.parquet` in the contract's columns, into sequences."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ REQUIRED = ("user_id", "item_id", "ts")
 OPTIONAL = ("position", "action")
 # Order-only files count positions in `ts`, from 1970 on; no log of real behaviour is that old.
 FIRST_REAL_TIME = 365 * 24 * 3600
+MICROS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,9 @@ class Dataset:
 
     Attributes:
         name: The folder's name.
-        store: One row per user, ordered by user id; item ids from 1 in the order of their names.
+        store: One row per user, ordered by user id; item ids from 1 in the order of their names;
+            times in microseconds, so that cuts and orders are as fine as the file's (see
+            `in_seconds`).
         items: The items' own ids; item id i is items[i - 1].
         order_only: Whether times only count positions.
     """
@@ -34,6 +37,11 @@ class Dataset:
     store: SequenceStore
     items: NDArray[Any]
     order_only: bool
+
+
+def in_seconds(store: SequenceStore) -> SequenceStore:
+    """Give rows the whole seconds that rankers read."""
+    return replace(store, times=store.times // MICROS)
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -65,30 +73,33 @@ def read_dataset(folder: Path) -> Dataset:
     for name in wanted:
         if table[name].null_count:
             row = pc.index(pc.is_null(table[name]), pa.scalar(True)).as_py()
-            raise InputError(f"{path} row {row}: {name} is empty")
-    seconds = _seconds(path, table["ts"])
+            raise InputError(f"{path} row {row + 1}: {name} is empty")
+    micros = _micros(path, table["ts"])
     users, user_of = _codes(table["user_id"])
     items, item_of = _codes(table["item_id"])
-    position = np.zeros(len(seconds), np.int64)
+    position = np.zeros(len(micros), np.int64)
     if "position" in wanted:
+        if not pa.types.is_integer(table["position"].type):
+            raise InputError(f"{path}: position must be an integer, found {table['position'].type}")
         position = table["position"].to_numpy()
-    action_of = np.zeros(len(seconds), np.int64)
+    action_of = np.zeros(len(micros), np.int64)
     if "action" in wanted:
         action_of = _codes(table["action"])[1] + 1
-    order = np.lexsort((item_of, position, seconds, user_of))
+    order = np.lexsort((item_of, position, micros, user_of))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(user_of))])
     store = SequenceStore.from_arrays(
-        item_of[order] + 1, offsets, seconds[order], action_of[order], users.astype(object)
+        item_of[order] + 1, offsets, micros[order], action_of[order], users.astype(object)
     )
-    return Dataset(folder.name, store, items, int(seconds.max()) < FIRST_REAL_TIME)
+    return Dataset(folder.name, store, items, int(micros.max()) < FIRST_REAL_TIME * MICROS)
 
 
-def _seconds(path: Path, column: pa.ChunkedArray) -> NDArray[np.int64]:
+def _micros(path: Path, column: pa.ChunkedArray) -> NDArray[np.int64]:
     if not pa.types.is_timestamp(column.type):
         raise InputError(f"{path}: ts must be a timestamp, found {column.type}")
-    micros = column.cast(pa.timestamp("us", tz=column.type.tz)).cast(pa.int64()).to_numpy()
-    seconds: NDArray[np.int64] = np.floor_divide(micros, 1_000_000).astype(np.int64)
-    return seconds
+    # Finer parts of a second than these order nothing.
+    micros = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False)
+    numbers: NDArray[np.int64] = micros.cast(pa.int64()).to_numpy()
+    return numbers
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -41,10 +41,11 @@ class Unanswered(Exception):
     """The service did not answer this request, however often it was tried.
 
     Attributes:
-        answered: how many requests of the run had been answered when it was given up.
+        answered: how many requests of the run had been answered when it was given up; None where
+            the service refused this very request.
     """
 
-    def __init__(self, reason: str, attempts: int, answered: int) -> None:
+    def __init__(self, reason: str, attempts: int, answered: int | None) -> None:
         self.reason, self.attempts, self.answered = reason, attempts, answered
         super().__init__(reason)
 
@@ -110,7 +111,10 @@ class HttpModel:
             except Trouble as trouble:
                 if trouble.is_final or attempt == self._llm.max_attempts:
                     why = f"service: {trouble.what}"
-                    raise Unanswered(why, attempt, trouble.answered) from trouble
+                    # A refusal of this very request says nothing of the service's state.
+                    is_own = trouble.is_final and not trouble.mistake
+                    answered = None if is_own else trouble.answered
+                    raise Unanswered(why, attempt, answered) from trouble
                 await self._wait(_pause(attempt, trouble.retry_after_s))
         raise AssertionError("unreachable")
 

@@ -19,6 +19,7 @@ class Board:
 
     def __init__(self) -> None:
         self._lines: list[dict[str, Any]] = []
+        self._refusal: str | None = None
 
     def add(self, line: dict[str, Any]) -> None:
         """Append a line."""
@@ -28,6 +29,14 @@ class Board:
         """Hand over the lines that came since the last call."""
         taken, self._lines = self._lines, []
         return taken
+
+    def refuse(self, why: str) -> None:
+        """Note why the workers gave up on purpose; the first reason stands."""
+        self._refusal = self._refusal or why
+
+    def refusal(self) -> str | None:
+        """Say why the workers gave up, if they did."""
+        return self._refusal
 
 
 @contextmanager

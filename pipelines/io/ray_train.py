@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -30,8 +31,6 @@ from pipelines.io.training_job import (
     write_files,
 )
 from pipelines.settings import Settings
-
-FAILED = "failed"
 
 
 def train(job: Job, settings: Settings, ranker: Ranker) -> Trained:
@@ -60,9 +59,9 @@ def train(job: Job, settings: Settings, ranker: Ranker) -> Trained:
             ),
         )
         result = trainer.fit()
-    metrics = result.metrics or {}
-    if FAILED in metrics:
-        raise InputError(str(metrics[FAILED]))
+        refusal = ray.get(board.refusal.remote())
+    if refusal is not None:
+        raise InputError(refusal)
     assert result.checkpoint is not None, "a finished run reports its final checkpoint"
     with result.checkpoint.as_directory() as folder:
         return Trained.read(folder, ranker)
@@ -101,8 +100,9 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         run_job(job, RayDesk(config["board"]), team)
     except InputError as error:
-        # Raised, it would be retried as a worker's failure; the same weights diverge again.
-        ray.train.report({FAILED: str(error)})
+        # Raised, it would be retried as a worker's failure, and the same weights diverge again.
+        # Reported without a checkpoint, it would never reach the driver.
+        ray.get(config["board"].refuse.remote(str(error)))
 
 
 class RayDesk:

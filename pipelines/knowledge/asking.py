@@ -107,7 +107,12 @@ class ModelAsker:
                 return ask_on_ray(context.settings.ray, job, subjects, self._server.quota)
             with spark_session(context.settings.spark, self._step) as spark:
                 rows: list[dict[str, Any]] = ask_on_spark(spark, job, subjects).to_pylist()
-                return rows
+        if self.quota.failed and not self.quota.answered and not self.quota.stop:
+            left = sum(row["status"] == "left" for row in rows)
+            # Too few subjects for the breaker, and yet the service is away.
+            if left:
+                self.quota.refuse("breaker", f"none of {self.quota.failed} requests was answered")
+        return rows
 
     def trace_items(self, subjects: Sequence[tuple[str, str]]) -> None:
         """Show a sample of the conversations in MLflow; the night does not depend on it."""

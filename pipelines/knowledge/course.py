@@ -31,8 +31,11 @@ class Outcome:
     answered: int | None = None
 
     def without_blame(self, answered: int, stop: Stop | None) -> "Outcome":
-        """Leave for later what failed in the outage that ended the run: nothing came since."""
-        is_outage = stop is not None and stop.kind in ("breaker", "input")
+        """Leave for later what failed in an outage: nothing came since, up to the run's end.
+
+        An outage ended the run, or nothing was ever answered.
+        """
+        is_outage = answered == 0 or (stop is not None and stop.kind in ("breaker", "input"))
         if is_outage and self.answered is not None and self.answered >= answered:
             return Outcome(self.subject)
         return self
@@ -58,7 +61,7 @@ class Course:
         self.outcome.cost_usd += reply.cost_usd
         self._advance(lambda: self._chain.send(reply))
 
-    def give_up(self, reason: str, attempts: int, answered: int) -> None:
+    def give_up(self, reason: str, attempts: int, answered: int | None) -> None:
         """End the chain because the service did not answer."""
         self._chain.close()
         self.request = None

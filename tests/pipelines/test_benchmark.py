@@ -14,11 +14,8 @@ from models.rankers.sasrec import SASRec
 from models.sequences import SequenceStore
 from pipelines import benchmark_request
 from pipelines.benchmark_report import debiased
-from pipelines.benchmark_text import text_vectors
 from pipelines.cli.main import main
-from pipelines.errors import InputError
 from pipelines.io.dataset import read_dataset
-from pipelines.settings.groups import VectorSettings
 from tests.pipelines.walks import events, write_walks
 
 METRICS = {"ndcg@10", "recall@10", "ndcg@20", "recall@20", "mrr@10", "coverage@10", "gini@10"}
@@ -168,6 +165,11 @@ def test_the_model_never_hears_of_later_items(shop: Path) -> None:
         (["--seeds", "0"], "--seeds 0"),
         (["--ranker", "tgh", "--set", "batch_size=4"], "tgh has no such setting"),
         (["--out", "/no/such/folder/x.json"], "/no/such/folder does not exist"),
+        (["--out", "/tmp"], "/tmp is a folder"),
+        (["--users-out", "/no/such/folder/x.npz"], "--users-out /no/such/folder/x.npz: folder"),
+        (["--set", "dim=33"], "dim 33 must be a multiple of 2 heads"),
+        (["--ranker", "mancar", "--set", "backbone=hstu"], "mancar: these settings do not go"),
+        (["--ranker", "last-transition", "--set", "max_length=0"], "--set max_length=0"),
         (["--dataset", "/no/such/set"], "/no/such/set/events.parquet does not exist"),
     ],
 )
@@ -207,7 +209,7 @@ def broken(table: pa.Table, how: str) -> pa.Table:
     [
         ("column", "has no column item_id; it has user_id, action, ts"),
         ("type", "ts must be a timestamp, found int64"),
-        ("empty value", "row 2: user_id is empty"),
+        ("empty value", "row 3: user_id is empty"),
         ("order only", "use --protocol leave-one-out"),
         ("no rows", "has no rows"),
         ("few rows", "4 events are too few"),
@@ -223,6 +225,14 @@ def test_a_bad_dataset_is_one_line_and_exit_2(
     assert code == 2
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_single_test_user_has_no_interval(shop: Path) -> None:
+    table = events([("u", f"i{n}", n) for n in range(12)])
+    pq.write_table(table, shop / "events.parquet")
+    result = measure(shop, "last-transition", "--protocol", "leave-one-out")
+    found = result["intervals"]["ndcg@10"]
+    assert (found["mean"], found["low"], found["high"]) == (0.0, None, None)
 
 
 def test_garbage_is_named(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,58 +270,3 @@ def test_a_log_that_a_ranker_cannot_learn_from_is_named(
     words = ("--dataset", str(shop), "--ranker", "onepiece", "--out", str(shop / "out.json"))
     assert call(*words) == 2
     assert "reasoning_steps = 2 needs as many actions" in capsys.readouterr().err
-
-
-def write_kinds(folder: Path) -> None:
-    """Users who stay with one of three kinds of thing; every kind gets a new item at the end."""
-    rng = np.random.default_rng(0)
-    kinds = ("kettle", "tent", "novel")
-    rows = []
-    for user in range(90):
-        kind = kinds[user % 3]
-        steps = [f"{kind}-{number}" for number in rng.permutation(8)[:6]]
-        start = int(rng.integers(80))
-        rows += [(f"u{user:02d}", item, start + step) for step, item in enumerate(steps)]
-        rows.append((f"u{user:02d}", f"new-{kind}", 100))
-    pq.write_table(events(rows), folder / "events.parquet")
-    ids = sorted({item for _, item, _ in rows})
-    titles = [f"{item.removeprefix('new-').split('-')[0]} of steel" for item in ids]
-    pq.write_table(pa.table({"item_id": ids, "title": titles}), folder / "items.parquet")
-
-
-def test_cold_targets_are_scored_by_their_texts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_kinds(tmp_path)
-    small = [f"--set={pair}" for pair in ("dim=16", "max_epochs=25", "lr=0.01", "text_vectors=on")]
-    result = measure(tmp_path, "sasrec", *small)
-    cold = result["slices"]["cold"]
-    assert cold["num_users"] == 90
-    assert cold["recall@10"] > 0.9
-    assert result["config"]["text_vectors"]["encoder"] == "hashed-1-256"
-    kept = list((tmp_path / ".reckoner/bench/vectors").iterdir())
-    assert len(kept) == 1
-    before = kept[0].stat().st_mtime_ns
-    judged = measure(tmp_path, "sasrec", *small, "--validation-only")
-    assert set(judged["validation_slices"]) == SLICES
-    assert kept[0].stat().st_mtime_ns == before, "texts are encoded once"
-    assert measure(tmp_path, "sasrec", "--cpu-seconds", "1")["slices"]["cold"]["recall@10"] == 0
-
-
-def test_further_texts_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_kinds(tmp_path)
-    told = pa.table({"item_id": ["new-tent", "tent-1"], "summary": ["for camping", None]})
-    pq.write_table(told, tmp_path / "told.parquet")
-    own = text_vectors(tmp_path, ["new-tent", "tent-1"], VectorSettings())
-    more = text_vectors(
-        tmp_path, ["new-tent", "tent-1"], VectorSettings(), (tmp_path / "told.parquet", "summary")
-    )
-    assert not np.array_equal(own.vectors_XV[0], more.vectors_XV[0])
-    assert np.array_equal(own.vectors_XV[1], more.vectors_XV[1])
-    with pytest.raises(InputError, match="has no column text; it has item_id, summary"):
-        text_vectors(tmp_path, ["new-tent"], VectorSettings(), (tmp_path / "told.parquet", "text"))
-    (tmp_path / "items.parquet").unlink()
-    with pytest.raises(InputError, match=r"items.parquet does not exist"):
-        text_vectors(tmp_path, ["new-tent"], VectorSettings())

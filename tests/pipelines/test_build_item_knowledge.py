@@ -159,6 +159,19 @@ def test_the_breaker_ends_with_4_and_keeps_what_is_done(
     assert night.json(*later)["built"] == 8
 
 
+def test_a_dead_service_is_no_fault_of_a_few_items(
+    night: Command, server: LlmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECKONER_LLM__MAX_ATTEMPTS", "2")
+    publish_items(night.lake, tools(2))
+    server.control(is_dead=True)
+    assert night(*STEP) == 4  # far fewer failures than open the breaker
+    assert "requests was answered" in night.last_line
+    assert rows(night, "item_knowledge_failed") == []
+    server.control(is_dead=False)
+    assert night.json(*STEP)["built"] == 2
+
+
 def test_a_worse_round_is_refused_until_a_person_accepts_it(
     night: Command, server: LlmServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,3 +103,9 @@ def test_a_study_runs_once_and_is_reported(
     assert f"| {rows['popularity']['gains']['sasrec']['mean']:+.4f} [" in page
     assert f"| {rows['sasrec']['ndcg@10']['mean']:.4f} |" in page
     assert (docs / "benchmarks" / "quality-walks.svg").read_text().startswith("<svg")
+    next(quality_study.HOME.glob("walks.popularity.*.json")).unlink()
+    with pytest.raises(SystemExit, match="walks: popularity"):
+        quality_report.main()
+    assert (docs / "benchmarks.md").read_text() == page
+    quality_report.main(drop=True)
+    assert "popularity" not in (docs / "benchmarks" / "quality.json").read_text()

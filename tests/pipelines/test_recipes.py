@@ -20,3 +20,11 @@ def test_every_recipe_and_every_ranker_can_be_trained_by_name(name: str) -> None
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(InputError, match="the nearest is rearec-prl"):
         recipe_named("rearec-plr")
+
+
+def test_overrides_are_json_where_they_are_json() -> None:
+    patient = recipe_named("mancar", {"halt_divergence": "null", "cooldown": "null"})
+    assert patient.ranker_settings == {"halt_divergence": None}
+    assert recipe_named("tgh", {"ring_budgets": "[3, 2, 1]"}).ranker_settings == {
+        "ring_budgets": [3, 2, 1]
+    }

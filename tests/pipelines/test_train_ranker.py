@@ -157,10 +157,11 @@ def steps_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
 def test_divergence_names_the_step_and_the_last_good_checkpoint(
-    trained: Command, monkeypatch: pytest.MonkeyPatch
+    workers: str, trained: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", workers)
     words = ("--recipe", "smoke", "--set", "lr=1e30", "--set", "clip_norm=0")
     assert trained("train-ranker", "--partition", DS, *words) == 2
     assert "diverged at step" in trained.last_line
