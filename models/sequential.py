@@ -132,14 +132,8 @@ class SequentialRanker(NeuralRanker):
         if self.auxiliaries:
             base = self._latest_pass or self.base_pass(batch)
             self._latest_pass = None
-            terms |= self.auxiliary_losses(base)
-        return terms
-
-    def auxiliary_losses(self, base: BasePass) -> dict[str, Tensor]:
-        """Terms of the objectives beside the ranker's own."""
-        terms: dict[str, Tensor] = {}
-        for one in self.auxiliaries:
-            terms |= one.losses(self, base)
+            for one in self.auxiliaries:
+                terms |= one.losses(self, base)
         return terms
 
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:

@@ -46,5 +46,3 @@ def split_settings(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise InputError(f"--set {key}={first['input']!r}: {first['msg']}") from error
-    except ValueError as error:
-        raise InputError(f"{ranker}: {error}") from error

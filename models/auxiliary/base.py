@@ -109,12 +109,16 @@ class Auxiliary(nn.Module, ABC):
     def refresh(self, ranker: "SequentialRanker") -> None:
         """Hear that an epoch begins, and derive clusters or neighbours once the warm-up is over."""
         self.age += 1
-        if self.is_warm:
+        if self._shapes(ranker):
             self.derive(ranker)
 
     def losses(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
         """Return named, weighted terms for a training batch that the ranker has encoded."""
-        return self.contrasts(ranker, base) if self.is_warm else self.idle(base)
+        return self.contrasts(ranker, base) if self._shapes(ranker) else self.idle(base)
+
+    def _shapes(self, ranker: "SequentialRanker") -> bool:
+        """Whether the warm-up is over and the encoder, which objectives shape, still learns."""
+        return self.is_warm and any(p.requires_grad for p in ranker.encoder.parameters())
 
     def idle(self, base: BasePass) -> dict[str, Tensor]:
         """Zeros: parallel training wants a gradient for every weight, if only a zero."""

@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import nn
 
 from models.auxiliary.base import Auxiliary
@@ -18,19 +18,23 @@ def _spelled_out(value: Any) -> Any:
     if isinstance(value, str):
         value = [name.strip() for name in value.split(",") if name.strip()]
     if isinstance(value, list | tuple):
-        names = [one if isinstance(one, str) else _name_of(one) for one in value]
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
-            raise ValueError(f"auxiliary names {', '.join(twice)} more than once")
         return tuple({"name": one} if isinstance(one, str) else one for one in value)
     return value
 
 
-def _name_of(choice: Any) -> Any:
-    return choice.get("name") if isinstance(choice, dict) else getattr(choice, "name", None)
-
-
 AuxiliaryChoice = Annotated[ICSRecSettings | SRACLSettings, Field(discriminator="name")]
-AuxiliaryChoices = Annotated[tuple[AuxiliaryChoice, ...], BeforeValidator(_spelled_out)]
+
+
+def _each_once(choices: tuple[AuxiliaryChoice, ...]) -> tuple[AuxiliaryChoice, ...]:
+    names = [choice.name for choice in choices]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"auxiliary names {', '.join(twice)} more than once")
+    return choices
+
+
+AuxiliaryChoices = Annotated[
+    tuple[AuxiliaryChoice, ...], BeforeValidator(_spelled_out), AfterValidator(_each_once)
+]
 
 
 def build_auxiliaries(

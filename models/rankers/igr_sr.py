@@ -121,15 +121,6 @@ class IGRSR(SequentialRanker):
             terms["consistency"] = self.config.contrast_weight * self.consistency(batch)
         return terms
 
-    def auxiliary_losses(self, base: BasePass) -> dict[str, Tensor]:
-        """Objectives that shape the encoder have nothing to say once it is frozen."""
-        if not self.reasons:
-            return super().auxiliary_losses(base)
-        terms: dict[str, Tensor] = {}
-        for one in self.auxiliaries:
-            terms |= one.idle(base)
-        return terms
-
     def whole_pass(self, batch: SequenceBatch) -> BasePass:
         """Encode a training batch, behind the prefix once the second stage has begun."""
         if not self.reasons:

@@ -107,11 +107,10 @@ class ModelAsker:
                 return ask_on_ray(context.settings.ray, job, subjects, self._server.quota)
             with spark_session(context.settings.spark, self._step) as spark:
                 rows: list[dict[str, Any]] = ask_on_spark(spark, job, subjects).to_pylist()
-        if self.quota.failed and not self.quota.answered and not self.quota.stop:
-            left = sum(row["status"] == "left" for row in rows)
-            # Too few subjects for the breaker, and yet the service is away.
-            if left:
-                self.quota.refuse("breaker", f"none of {self.quota.failed} requests was answered")
+        # Too few subjects for the breaker, and yet the service is away.
+        is_silent = self.quota.failed > 0 and self.quota.answered == 0
+        if is_silent and any(row["status"] == "left" for row in rows):
+            self.quota.refuse("breaker", f"none of {self.quota.failed} requests was answered")
         return rows
 
     def trace_items(self, subjects: Sequence[tuple[str, str]]) -> None:
