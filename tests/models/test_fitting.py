@@ -222,6 +222,7 @@ def test_stages_share_a_cpu_budget() -> None:
 
 
 def test_what_a_stage_starts_with_is_paid_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start is repeated until it costs enough to be told from the steps."""
     fitter = two_stages(CONFIG.model_copy(update={"max_epochs": 1}))
     start = fitter.ranker.start_stage
 

@@ -128,6 +128,7 @@ def test_a_cpu_budget_replaces_early_stopping(shop: Path) -> None:
 
 
 def test_statistics_are_paid_from_the_budget(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are repeated until they cost more than the budget, as on a log too large for a test."""
     fit = SASRec.fit_statistics
 
     def slow(ranker: SASRec, store: SequenceStore) -> None:
