@@ -1,30 +1,33 @@
 """Turn the fits of the quality study into docs/benchmarks/quality.json, tables and a picture.
 
 Run it with `python -m pipelines.quality_report`; it replaces what stands between the markers in
-docs/benchmarks.md.
+docs/benchmarks.md. A row that the last report has with more seeds than there are fits stays as it
+was published.
 """
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import typer
 
 from models.metrics import mean_ci, paired_bootstrap
+from pipelines import quality_study
 from pipelines.charts import interval_svg, markdown_table
 from pipelines.quality_study import (
     CONTROLS,
+    DEFAULTS,
     ENTRIES,
-    HOME,
     LOGS,
+    UNTRIED,
     Entry,
     Log,
+    choice,
     final_fit,
-    trials_of,
+    published,
 )
 
-DOCS = Path("docs")
 BEGIN, END = "<!-- quality study: generated -->", "<!-- end of the quality study -->"
 SLICES = ("warm", "cold", "short", "long", "head", "tail")
 FIGURES = ["ranker", "seeds", "chosen", "ndcg@10", "95 % (users)", "recall@10", "best-step oracle"]
@@ -34,7 +37,7 @@ Users = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def collect(log: Log) -> list[dict[str, Any]]:
-    """Sum up each row of a log that has at least one seed, best first."""
+    """Sum up each row of a log that has at least one seed."""
     found = []
     controls = {one.label: _per_user(log, one) for one in ENTRIES if one.label in CONTROLS}
     for entry in ENTRIES:
@@ -64,7 +67,7 @@ def collect(log: Log) -> list[dict[str, Any]]:
             if control is not None and name != entry.label
         }
         found.append(row)
-    return sorted(found, key=lambda row: -float(row["ndcg@10"]["mean"]))
+    return found
 
 
 def _gain(users: Users, control: Users) -> dict[str, float]:
@@ -74,13 +77,12 @@ def _gain(users: Users, control: Users) -> dict[str, float]:
 
 
 def _chosen(log: Log, entry: Entry) -> str:
-    """Say which of a row's trials it runs with, "-" where only one has been run."""
-    if entry.trial is None or not all(one.out.exists() for one in trials_of(log, entry)):
-        return "-"
-    settings = final_fit(log, entry, 0).settings
-    if not entry.trial.items() <= settings.items():
-        return "defaults"
-    return ", ".join(f"{key}={value}" for key, value in entry.trial.items())
+    """Say which of a row's trials it runs with."""
+    best = choice(log, entry)
+    if best is None:
+        return UNTRIED
+    settings = entry.trial if best else None
+    return ", ".join(f"{key}={value}" for key, value in (settings or {}).items()) or DEFAULTS
 
 
 def _files(log: Log, entry: Entry) -> list[Path]:
@@ -163,19 +165,12 @@ def picture(rows: list[dict[str, Any]]) -> str:
     return svg.replace("<svg ", "<svg xmlns='http://www.w3.org/2000/svg' ", 1) + "\n"
 
 
-def main(
-    drop: Annotated[bool, typer.Option("--drop", help="Drop rows that were not measured here.")] = (
-        False
-    ),
-) -> None:
+def main() -> None:
     """Write the JSON, the pictures and the generated part of docs/benchmarks.md."""
-    folder = DOCS / "benchmarks"
-    collected = {log.name: collect(log) for log in LOGS}
-    if not drop:
-        _refuse_loss(folder / "quality.json", collected)
+    folder = quality_study.DOCS / "benchmarks"
     summary, parts = {}, []
     for log in LOGS:
-        rows = collected[log.name]
+        rows = _with_published(log, collect(log))
         if not rows:
             continue
         summary[log.name] = {"protocol": log.protocol, "rows": rows}
@@ -183,27 +178,20 @@ def main(
         image = f"![NDCG@10 on {log.name}](benchmarks/quality-{log.name}.svg)\n"
         parts += [tables(log, rows), image]
     (folder / "quality.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    page = DOCS / "benchmarks.md"
+    page = quality_study.DOCS / "benchmarks.md"
     text = page.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     page.write_text("\n".join([before + BEGIN, "", *parts, END]) + after)
 
 
-def _refuse_loss(file: Path, collected: dict[str, list[dict[str, Any]]]) -> None:
-    """Stop before a report from other fits takes the place of figures that took hours."""
-    written = json.loads(file.read_text()) if file.exists() else {}
-    lost = [
-        f"{log}: {row['label']}"
-        for log, kept in written.items()
-        for row in kept["rows"]
-        if row["label"] not in {one["label"] for one in collected.get(log, [])}
-    ]
-    if lost:
-        raise SystemExit(
-            f"{HOME} lacks {len(lost)} rows that {file} has ({', '.join(lost[:5])}, ...): run "
-            "python -m pipelines.quality_study first, or drop them with --drop"
-        )
+def _with_published(log: Log, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the last report's rows whose fits are not all here, best first."""
+    here = {row["label"]: row for row in rows}
+    for row in published().get(log.name, {}).get("rows", []):
+        if row["label"] not in here or here[row["label"]]["seeds"] < row["seeds"]:
+            here[row["label"]] = row
+    return sorted(here.values(), key=lambda row: -float(row["ndcg@10"]["mean"]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The quality study: every ranker on every log, tuned on validation, several seeds, resumable.
 
-Run it with `python -m pipelines.quality_study --data DIR`. Each fit is a process of its own, and
-one that has left its file under `.reckoner/bench/quality` is not run again, so that the study can
-be stopped at any moment and goes on where it was. The first seeds of all rankers come before the
-second ones. `pipelines.quality_report` turns what is there into docs/benchmarks/quality.json.
+Run it with `python -m pipelines.quality_study --data DIR`. Each fit is a process of its own and
+leaves its report and every test user's figure in `docs/benchmarks/quality`, which is committed: a
+fit that is there is not run again, on whichever machine. The first seeds of all rankers come
+before the second ones. `pipelines.quality_report` sums up what is there.
 """
 
 import json
@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-HOME = Path(".reckoner/bench/quality")
+DOCS = Path("docs")
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Entry:
         return not self.logs or log.name in self.logs
 
 
+UNTRIED, DEFAULTS = "-", "defaults"
 # A quarter of the full cross-entropy's seconds, and on Beauty's validation users its equal.
 SAMPLED = {"batch_size": "128", "loss": "sampled", "table_optimiser": "rows", "lr": "0.003"}
 SPARSE = SAMPLED | {"negatives": "2048", "dropout": "0.3", "patience": "3", "min_epochs": "8"}
@@ -148,7 +149,7 @@ def study(
     """
     chosen_logs = [log for log in LOGS if not logs or log.name in logs.split(",")]
     entries = [one for one in ENTRIES if not labels or one.label in labels.split(",")]
-    HOME.mkdir(parents=True, exist_ok=True)
+    home().mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for fit in missing(chosen_logs, entries, seeds):
         if (time.monotonic() - began) / 3600 >= hours:
@@ -170,7 +171,8 @@ def missing(logs: list[Log], entries: list[Entry], seeds: int) -> Iterator[Fit]:
             for entry in entries:
                 if not entry.runs_on(log):
                     continue
-                yield from (one for one in trials_of(log, entry) if not one.out.exists())
+                if choice(log, entry) is None:
+                    yield from (one for one in trials_of(log, entry) if not one.out.exists())
                 fit = final_fit(log, entry, seed)
                 is_one_of_many = entry.trial is not None or seed == 0
                 if is_one_of_many and not fit.out.exists():
@@ -190,12 +192,21 @@ def trials_of(log: Log, entry: Entry) -> list[Fit]:
     ]
 
 
+def choice(log: Log, entry: Entry) -> int | None:
+    """Which trial a row's seeds run with; None while neither its trials nor a report tell."""
+    trials = trials_of(log, entry)
+    if trials and all(one.out.exists() for one in trials):
+        return max(range(len(trials)), key=lambda n: _validated(trials[n].out))
+    rows = published().get(trials[0].log.name, {}).get("rows", []) if trials else []
+    chosen = next((row["chosen"] for row in rows if row["label"] == entry.label), UNTRIED)
+    return None if chosen == UNTRIED else int(chosen != DEFAULTS)
+
+
 def final_fit(log: Log, entry: Entry, seed: int) -> Fit:
     """The fit of a seed under the better trial's settings; that trial itself is the first seed."""
     trials = trials_of(log, entry)
-    done = [n for n, one in enumerate(trials) if one.out.exists()]
-    best = max(done, key=lambda n: _validated(trials[n].out), default=0)
-    if done and trials[best].log == log and seed == 0:
+    best = choice(log, entry) or 0
+    if trials and trials[best].log == log and seed == 0:
         return trials[best]
     settings = (log.recipe if trials else {}) | entry.settings
     if best and entry.trial:
@@ -203,12 +214,23 @@ def final_fit(log: Log, entry: Entry, seed: int) -> Fit:
     return Fit(log, entry, settings, seed, _file(log, entry, f"seed{seed}"))
 
 
+def published() -> dict[str, Any]:
+    """The last report: its rows by log. Choices stand even where their trials' files are gone."""
+    file = DOCS / "benchmarks" / "quality.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
 def _validated(out: Path) -> float:
     return float(json.loads(out.read_text())["validation_ndcg@10"])
 
 
+def home() -> Path:
+    """The folder of the fits."""
+    return DOCS / "benchmarks" / "quality"
+
+
 def _file(log: Log, entry: Entry, part: str) -> Path:
-    return HOME / f"{log.name}.{entry.label.replace(' ', '')}.{part}.json"
+    return home() / f"{log.name}.{entry.label.replace(' ', '')}.{part}.json"
 
 
 if __name__ == "__main__":

@@ -29,16 +29,15 @@ def small_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for log in (LOG, OTHER):
         (tmp_path / log.name).mkdir()
         write_walks(tmp_path / log.name)
-    monkeypatch.setattr(quality_study, "HOME", tmp_path / "fits")
+    monkeypatch.setattr(quality_study, "DOCS", tmp_path / "docs")
     for module in (quality_study, quality_report):
         monkeypatch.setattr(module, "LOGS", (LOG, OTHER))
         monkeypatch.setattr(module, "ENTRIES", ENTRIES)
-    monkeypatch.setattr(quality_report, "DOCS", tmp_path / "docs")
     return tmp_path
 
 
 def pretend(fit: Fit, value: float) -> None:
-    fit.out.parent.mkdir(exist_ok=True)
+    fit.out.parent.mkdir(parents=True, exist_ok=True)
     fit.out.write_text(json.dumps({"validation_ndcg@10": value}))
 
 
@@ -87,7 +86,6 @@ def test_a_study_runs_once_and_is_reported(
     study(small_study, labels="popularity,sasrec", seeds=1, hours=1.0, logs="walks")
     assert capfd.readouterr().out == ""
     docs = small_study / "docs"
-    (docs / "benchmarks").mkdir(parents=True)
     (docs / "benchmarks.md").write_text(
         f"above\n{quality_report.BEGIN}\nearlier table\n{quality_report.END}\nbelow\n"
     )
@@ -103,9 +101,26 @@ def test_a_study_runs_once_and_is_reported(
     assert f"| {rows['popularity']['gains']['sasrec']['mean']:+.4f} [" in page
     assert f"| {rows['sasrec']['ndcg@10']['mean']:.4f} |" in page
     assert (docs / "benchmarks" / "quality-walks.svg").read_text().startswith("<svg")
-    next(quality_study.HOME.glob("walks.popularity.*.json")).unlink()
-    with pytest.raises(SystemExit, match="walks: popularity"):
-        quality_report.main()
-    assert (docs / "benchmarks.md").read_text() == page
-    quality_report.main(drop=True)
-    assert "popularity" not in (docs / "benchmarks" / "quality.json").read_text()
+
+
+def test_what_was_published_stays_where_its_fits_are_gone(small_study: Path) -> None:
+    docs = small_study / "docs"
+    study(small_study, labels="popularity,sasrec", seeds=2, hours=1.0, logs="walks")
+    (docs / "benchmarks.md").write_text(f"{quality_report.BEGIN}\n{quality_report.END}\n")
+    quality_report.main()
+    before = (docs / "benchmarks" / "quality.json").read_text()
+    rows = json.loads(before)["walks"]["rows"]
+    chosen = next(row["chosen"] for row in rows if row["label"] == "sasrec")
+    for fit in quality_study.home().glob("walks.sasrec.*"):
+        fit.unlink()
+    assert [fit.seed for fit in missing([LOG], [ENTRIES[1]], seeds=2)] == [0, 1]
+    best = final_fit(LOG, ENTRIES[1], 1)
+    assert (best.settings == SMALL | {"dropout": "0.9"}) == (chosen == "dropout=0.9")
+    # A first seed alone does not take the place of two.
+    study(small_study, labels="sasrec", seeds=1, hours=1.0, logs="walks")
+    quality_report.main()
+    assert (docs / "benchmarks" / "quality.json").read_text() == before
+    study(small_study, labels="sasrec", seeds=3, hours=1.0, logs="walks")
+    quality_report.main()
+    rows = json.loads((docs / "benchmarks" / "quality.json").read_text())["walks"]["rows"]
+    assert {row["label"]: row["seeds"] for row in rows} == {"sasrec": 3, "popularity": 1}
