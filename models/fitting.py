@@ -6,7 +6,7 @@ Shape legend: U validation users.
 import copy
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -163,13 +163,11 @@ class Fitter:
         self.ranker.train()
         self.ranker.start_epoch(at.epoch - at.stage_began)
         if at.batch == 0:
-            began = time.process_time()
-            self.ranker.refresh()
-            self._spend(time.process_time() - began)
+            with self._paid():
+                self.ranker.refresh()
         for batch in self._batches():
-            began = time.process_time()
-            loss = self._take_step(batch.to(self.device))
-            self._spend(time.process_time() - began)
+            with self._paid():
+                loss = self._take_step(batch.to(self.device))
             at.batch += 1
             at.step += 1
             if on_step is not None:
@@ -177,6 +175,13 @@ class Fitter:
             if at.is_out_of_time(self.config, len(self.ranker.stages)):
                 break
         return self._close_epoch()
+
+    @contextmanager
+    def _paid(self) -> Iterator[None]:
+        """Count the process CPU seconds of what happens inside."""
+        began = time.process_time()
+        yield
+        self._spend(time.process_time() - began)
 
     def _spend(self, seconds: float) -> None:
         if self.config.cpu_seconds is not None:
@@ -320,9 +325,8 @@ class Fitter:
         at.start_stage()
         if stages[at.stage] not in self.ranker.refining:
             self._best, at.best = None, -1.0
-        began = time.process_time()
-        self._start_stage()
-        self._spend(time.process_time() - began)
+        with self._paid():
+            self._start_stage()
 
     def validate(self) -> float:
         """Mean NDCG@10 over the validation users of all workers."""

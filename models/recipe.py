@@ -60,7 +60,7 @@ class FitConfig(BaseModel):
     eval_users: int = Field(default=3000, ge=1)
     eval_seen: Literal["allowed", "excluded"] = "allowed"
     eval_every: int = Field(default=1, ge=1)
-    cpu_seconds: float | None = Field(default=None, gt=0)
+    cpu_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     random_crop: bool = False
     bucket_batches: int = Field(default=64, ge=1)
 

@@ -24,7 +24,6 @@ from models.evaluation import (
 from models.fitting import EpochResult, Fitter
 from models.metrics import Floats, mean_ci, per_user_metrics
 from models.seen import SeenItems
-from models.text_vectors import TextVectors
 from models.top_k import top_k
 from pipelines.benchmark_report import (
     Measured,
@@ -37,7 +36,7 @@ from pipelines.benchmark_report import (
     versus,
 )
 from pipelines.benchmark_request import Order, Request, open_request, writable_file
-from pipelines.errors import InputError
+from pipelines.errors import InputError, input_errors
 
 LIST_LENGTH = 100
 SHOWN = 10
@@ -77,8 +76,10 @@ def validate(order: Order) -> dict[str, Any]:
     """Fit a ranker and write its validation figure alone: what settings may be chosen by.
 
     Raises:
-        InputError: As `run`, or if the ranker has nothing to validate.
+        InputError: As `run`, or if the ranker has nothing to validate, or for several seeds.
     """
+    if order.seeds > 1:
+        raise InputError(f"--seeds {order.seeds}: --validation-only fits one; see --first-seed")
     request, split = open_request(order)
     ranker, fitter, seconds = _fit(request, split, order.first_seed)
     if fitter is None:
@@ -117,16 +118,13 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
     """Build and fit a ranker; returns it, its fitter and the CPU seconds that fitting took."""
     began = time.process_time()
     torch.manual_seed(seed)
-    try:
+    with input_errors(f"{request.ranker}: these settings do not go together"):
         ranker = registry.ranker_class(request.ranker)(request.config, _num_items(split))
-    except ValueError as error:
-        raise InputError(f"{request.ranker}: these settings do not go together: {error}") from error
-    try:
+    with input_errors(f"{request.dataset.name}/events.parquet"):
         ranker.fit_statistics(split.train)
-    except ValueError as error:
-        raise InputError(f"{request.dataset.name}/events.parquet: {error}") from error
     if request.text is not None:
-        _learn_text(ranker, request.text)
+        with input_errors("--set text_vectors"):
+            ranker.learn_text(request.text)
     fitter = None
     if ranker.is_trainable:
         recipe = request.recipe.model_copy(update={"seed": seed})
@@ -141,13 +139,6 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
     if request.text is not None:
         ranker.welcome(request.text, len(request.dataset.items))
     return ranker.eval(), fitter, seconds
-
-
-def _learn_text(ranker: Ranker, text: TextVectors) -> None:
-    try:
-        ranker.learn_text(text)
-    except ValueError as error:
-        raise InputError(f"--set text_vectors: {error}") from error
 
 
 def _say(request: Request, seed: int, result: EpochResult) -> None:

@@ -14,7 +14,7 @@ from models.sequences import Ints, SequenceStore
 from models.text_vectors import TextVectors
 from pipelines.benchmark_settings import split_settings
 from pipelines.benchmark_text import text_vectors
-from pipelines.errors import InputError
+from pipelines.errors import InputError, input_errors
 from pipelines.io.dataset import Dataset, in_seconds, read_dataset
 from pipelines.settings.groups import VectorSettings
 
@@ -118,12 +118,9 @@ def writable_file(option: str, file: Path) -> None:
 
 def _split(request: Request) -> Split:
     store = request.dataset.store
-    try:
-        split = (
-            temporal_split(store) if request.protocol == "temporal" else leave_one_out_split(store)
-        )
-    except ValueError as error:
-        raise InputError(f"{request.dataset.name}/events.parquet: {error}") from error
+    cut = temporal_split if request.protocol == "temporal" else leave_one_out_split
+    with input_errors(f"{request.dataset.name}/events.parquet"):
+        split = cut(store)
     if not len(split.test) or not len(split.validation):
         raise InputError(
             f"{request.dataset.name}/events.parquet: {len(split.validation)} users to validate and "

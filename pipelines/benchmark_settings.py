@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from models import registry
 from models.base import RankerConfig
 from models.fitting import FitConfig
-from pipelines.errors import InputError
+from pipelines.errors import InputError, input_errors
 from pipelines.recipes import json_or_text
 
 OWN_OPTIONS = {"seed": "--seeds", "cpu_seconds": "--cpu-seconds"}
@@ -21,10 +21,8 @@ def split_settings(
     Raises:
         InputError: If the ranker or a setting is unknown (the nearest is named) or does not fit.
     """
-    try:
+    with input_errors("--ranker"):
         ranker_type = registry.ranker_class(ranker)
-    except ValueError as error:
-        raise InputError(f"--ranker: {error}") from error
     own = set(ranker_type.config_type.model_fields)
     recipe = set(FitConfig.model_fields) - set(OWN_OPTIONS) if ranker_type.is_trainable else set()
     for key in settings:

@@ -12,7 +12,7 @@ import structlog
 
 from models.components import Components, fit_components
 from pipelines.catalogue import items_as_of
-from pipelines.errors import InputError
+from pipelines.errors import input_errors
 from pipelines.io.lake import Lake
 from pipelines.io.text_encoder import Floats, TextEncoder, open_encoder
 from pipelines.item_index import ensure_indexed, load_index, unseen
@@ -167,10 +167,8 @@ def fit_pca(vectors: Floats, count: int, encoder: str) -> Fit:
     Raises:
         InputError: there are too few texts or coordinates.
     """
-    try:
+    with input_errors(f"vectors.pca={count}"):
         components = fit_components(vectors, count)
-    except ValueError as error:
-        raise InputError(f"vectors.pca={count}: {error}") from error
     arrays = {"mean": components.mean_V, "axes": components.axes_PV}
     config = config_of(encoder=encoder, components=count)
     return Fit("pca", config, arrays, len(vectors), {"variance_kept": components.kept})

@@ -1,6 +1,7 @@
 """What can go wrong on purpose, and the exit code that each kind of trouble ends with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -17,6 +18,17 @@ class GateRefused(Exception):
 
 class ServiceUnavailable(Exception):
     """An external service stayed unavailable after retries (exit 4)."""
+
+
+@contextmanager
+def input_errors(what: str) -> Iterator[None]:
+    """Turn a ValueError inside into an InputError that begins with `what` is wrong."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 EXIT_DONE = 0

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, input_errors
 
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -25,10 +25,8 @@ class Partition:
         """
         if not ISO_DATE.fullmatch(text):
             raise InputError(f"partition {text!r} is not a date; write it as YYYY-MM-DD")
-        try:
+        with input_errors(f"partition {text!r} is not a calendar date"):
             return cls(date.fromisoformat(text))
-        except ValueError as error:
-            raise InputError(f"partition {text!r} is not a calendar date: {error}") from error
 
     @property
     def ds(self) -> str:

@@ -9,7 +9,7 @@ import structlog
 
 from models.base import Ranker
 from models.text_vectors import TextVectors
-from pipelines.errors import InputError
+from pipelines.errors import InputError, input_errors
 from pipelines.io.lake import Lake
 from pipelines.item_index import catalogue_size
 from pipelines.tables.vectors import ITEM_VECTORS
@@ -61,10 +61,8 @@ def teach_text(lake: Lake, ds: str, ranker: Ranker) -> None:
             f"text_vectors is on and table {TABLE} has no vectors as of {ds}: run reckoner "
             f"build-item-knowledge --partition {ds}, or train with text_vectors=off"
         )
-    try:
+    with input_errors(f"{TABLE} as of {ds}"):
         ranker.learn_text(vectors)
-    except ValueError as error:
-        raise InputError(f"{TABLE} as of {ds}: {error}") from error
 
 
 def newcomers(lake: Lake, ds: str, ranker: Ranker, name: str) -> TextVectors | None:
@@ -86,10 +84,8 @@ def newcomers(lake: Lake, ds: str, ranker: Ranker, name: str) -> TextVectors | N
     inside = vectors.ids_X < len(known)
     new = ~(inside & known[np.where(inside, vectors.ids_X, 0)])
     fresh = TextVectors(vectors.encoder, vectors.ids_X[new], vectors.vectors_XV[new])
-    try:
+    with input_errors(f"{name}, {TABLE} as of {ds}"):
         ranker.require_encoder(fresh)
-    except ValueError as error:
-        raise InputError(f"{name}, {TABLE} as of {ds}: {error}") from error
     return fresh
 
 

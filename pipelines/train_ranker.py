@@ -15,7 +15,7 @@ from models.evaluation import Split
 from models.fitting import EpochResult
 from models.registry import build, configure, to_spec
 from pipelines.catalogue_index import fingerprint
-from pipelines.errors import InputError
+from pipelines.errors import InputError, input_errors
 from pipelines.histories import action_names, read_histories, split_histories, time_cuts
 from pipelines.io.ray_train import train
 from pipelines.io.run_files import forget, store_start
@@ -92,14 +92,10 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
 
 def _new_ranker(context: Context, recipe: Recipe, split: Split) -> Ranker:
     torch.manual_seed(recipe.fit.seed)
-    try:
+    with input_errors(f"{recipe.ranker}: these settings do not go together"):
         ranker = build(recipe.ranker, catalogue_size(context.lake), **recipe.ranker_settings)
-    except ValueError as error:
-        raise InputError(f"{recipe.ranker}: these settings do not go together: {error}") from error
-    try:
+    with input_errors(f"sequences of {context.ds}"):
         ranker.fit_statistics(split.train)
-    except ValueError as error:
-        raise InputError(f"sequences of {context.ds}: {error}") from error
     teach_text(context.lake, context.ds, ranker)
     return ranker
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipelines.errors import InputError
+from pipelines.errors import InputError, input_errors
 from pipelines.io.tree_file import read_tree
 from pipelines.settings.groups import (
     GateSettings,
@@ -134,10 +134,8 @@ def _read_file(path: str | None) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"{FILE_VARIABLE} names {path!r}, which is not a file")
-    try:
+    with input_errors(f"settings file {path}"):
         values = read_tree(file)
-    except ValueError as error:
-        raise InputError(f"settings file {path}: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"settings file {path} must hold a table of settings")
     return values
