@@ -31,9 +31,10 @@ class OnePieceConfig(ReasoningConfig):
     Attributes:
         reasoning_steps: Thoughts K, one per level of feedback; the log must have as many actions.
         anchors: Items of each group of preference anchors.
-        action_levels: Action codes, weakest first; empty orders them by how rare they are.
-        objective: "in_batch" judges each thought as published, "ce" by the setting `loss` over the
-            whole catalogue.
+        action_levels: Action codes, weakest first; empty orders them by how rare they are. An
+            action's code is its place among those of the log in alphabetical order, from 1.
+        objective: "in_batch" judges each thought as published, whatever `loss` says; "ce" by the
+            setting `loss` over the whole catalogue.
         contrast_weight: Weight of the two contrasts of "in_batch".
     """
 
@@ -71,6 +72,7 @@ class OnePiece(LatentReasoner):
     name = "onepiece"
     method = "anchors and situation around the history, block thoughts, a task per feedback level"
     source = "Dai et al. 2025 (arXiv 2509.18091)"
+    needs = ("as many actions in the log as reasoning_steps",)
     config_type = OnePieceConfig
     config: OnePieceConfig
     sized_by_data = ("levels_A",)

@@ -52,7 +52,9 @@ def open_table(name: str, uri: str, storage_options: dict[str, str]) -> DeltaTab
         return None
     try:
         handle = DeltaTable(uri, storage_options=storage_options or None)
-    except TableNotFoundError:
+    except TableNotFoundError as error:
+        if "unknown scheme" in str(error).lower():
+            raise trouble(uri, f"table {name} cannot be opened", error) from error
         return None
     except (DeltaError, OSError) as error:
         text = str(error).lower()

@@ -11,6 +11,8 @@ from deltalake import DeltaTable
 
 from pipelines import tables
 from pipelines.errors import InputError, exit_code
+from pipelines.io.lake import Lake
+from pipelines.run import Run
 from pipelines.tables import CONTRACTS
 from tests.pipelines.builders import a_lake, event, publish_events, rows_of
 
@@ -167,3 +169,9 @@ def test_a_table_that_was_removed_reads_as_new(tmp_path: Path) -> None:
     publish_events(lake, [event("u", "i", f"{DS}T10:00")])
     shutil.rmtree(tmp_path / "events")
     assert a_lake(tmp_path).read("events", DS).num_rows == 0
+
+
+def test_a_scheme_that_no_store_has_is_no_empty_lake() -> None:
+    lake = Lake("s4://nowhere", Run.unrecorded())
+    with pytest.raises(InputError, match="at s4://nowhere/events: Unknown scheme: s4"):
+        lake.exists("events")
