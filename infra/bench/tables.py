@@ -149,16 +149,21 @@ def plot_top_k(summary: dict[str, Any], out: Path) -> None:
 def write_tables(lines: list[dict[str, Any]], docs: Path) -> None:
     """Replace the generated part of the page, the plots and the JSON behind them.
 
+    A task that no line is of stays as it was published.
+
     Args:
         lines: What was measured.
         docs: Holds `benchmarks.md`, which is made where it is missing.
     """
     if not lines:
         return
+    page, kept = docs / "benchmarks.md", docs / "benchmarks" / "speed" / "peers.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    published = json.loads(kept.read_text()) if kept.exists() else {"accuracy": []}
     curves = [line for line in lines if "points" in line]
-    summary = summarise([line for line in lines if "points" not in line])
-    page = docs / "benchmarks.md"
-    (docs / "benchmarks" / "speed").mkdir(parents=True, exist_ok=True)
+    measured = {line["task"] for line in curves}
+    curves += [line for line in published.pop("accuracy") if line["task"] not in measured]
+    summary = published | summarise([line for line in lines if "points" not in line])
     written = page.read_text() if page.exists() else f"# Speed beside peers\n\n{BEGIN}\n{END}\n"
     before, rest = written.split(BEGIN)
     after = rest.split(END)[1]
@@ -171,6 +176,5 @@ def write_tables(lines: list[dict[str, Any]], docs: Path) -> None:
         chosen = [line for line in curves if line["task"] == task]
         plot_accuracy(chosen, docs / "benchmarks" / f"{task}.svg")
         parts += [accuracy_table(task, chosen), f"![NDCG@10 in time](benchmarks/{task}.svg)"]
-    kept = docs / "benchmarks" / "speed" / "peers.json"
     kept.write_text(json.dumps({**summary, "accuracy": curves}, indent=1) + "\n")
     page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")

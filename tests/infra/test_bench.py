@@ -121,6 +121,12 @@ def test_the_page_keeps_what_is_around_its_tables(tmp_path: Path) -> None:
     assert "| Reckoner | 2 | 0.1250 | 0.2000 |" in page
     for picture in ("top-k.svg", "accuracy-log.svg"):
         assert (tmp_path / "benchmarks" / picture).read_text().startswith("<?xml")
+    # Another machine measures one of the tasks; the others stay as they are.
+    write_tables([line("Reckoner", 0, 55.0)], tmp_path)
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert "| Reckoner | 55 | 1 |" in page
+    assert "| implicit | 10 |" not in page
+    assert "| Reckoner | 2 | 0.1250 | 0.2000 |" in page
 
 
 def test_a_quick_look_leaves_the_docs_alone(
