@@ -171,11 +171,12 @@ def missing(logs: list[Log], entries: list[Entry], seeds: int) -> Iterator[Fit]:
             for entry in entries:
                 if not entry.runs_on(log):
                     continue
-                if choice(log, entry) is None:
-                    yield from (one for one in trials_of(log, entry) if not one.out.exists())
+                known = choice(log, entry) is not None
+                trials = [] if known else [t for t in trials_of(log, entry) if not t.out.exists()]
+                yield from trials
                 fit = final_fit(log, entry, seed)
                 is_one_of_many = entry.trial is not None or seed == 0
-                if is_one_of_many and not fit.out.exists():
+                if is_one_of_many and fit not in trials and not fit.out.exists():
                     yield fit
 
 

@@ -41,6 +41,15 @@ def pretend(fit: Fit, value: float) -> None:
     fit.out.write_text(json.dumps({"validation_ndcg@10": value}))
 
 
+def test_a_dry_run_names_each_fit_once(
+    small_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study(small_study, logs="walks", labels="sasrec,deep", seeds=1, hours=1.0, dry_run=True)
+    named = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert named == [f"walks.{label}.trial{n}" for label in ("sasrec", "deep") for n in (0, 1)]
+    assert not list(quality_study.home().iterdir())
+
+
 def test_trials_come_before_their_seed_and_first_seeds_before_second_ones() -> None:
     order = []
     for fit in missing([LOG, OTHER], list(ENTRIES), seeds=2):
