@@ -19,7 +19,11 @@ from models.workers import ALONE, Workers
 
 
 class RankerConfig(BaseModel):
-    """Settings of a ranker: frozen, and a name it does not know is an error."""
+    """Settings of a ranker: frozen, and a name it does not know is an error.
+
+    Attributes:
+        max_length: Newest events that are read.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

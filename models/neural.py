@@ -35,7 +35,6 @@ class NeuralConfig(TextConfig):
 
     Attributes:
         dim: Width of item vectors and hidden states.
-        max_length: Newest events that are read.
         num_layers: Layers of the encoder.
         num_heads: Attention heads; must divide `dim`.
         dropout: Share of activations dropped in training.
@@ -58,7 +57,6 @@ class NeuralConfig(TextConfig):
     """
 
     dim: int = Field(default=64, ge=1)
-    max_length: int = Field(default=50, ge=1)
     num_layers: int = Field(default=2, ge=1)
     num_heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)

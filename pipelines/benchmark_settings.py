@@ -43,4 +43,5 @@ def split_settings(
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"--set {key}={first['input']!r}: {first['msg']}") from error
+        given = f"{OWN_OPTIONS[key]} " if key in OWN_OPTIONS else f"--set {key}="
+        raise InputError(f"{given}{first['input']!r}: {first['msg']}") from error

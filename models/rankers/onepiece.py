@@ -122,7 +122,8 @@ class OnePiece(LatentReasoner):
     def losses(self, batch: SequenceBatch) -> dict[str, Tensor]:
         """Judge every thought by the next item of its level."""
         rows_P, places_P = draw_ends(batch, self.config.prefixes_per_row)
-        base = self._prefix_pass(prefixes_at(batch, rows_P, places_P))
+        prefixes = prefixes_at(batch, rows_P, places_P)
+        base = self._situated_pass(prefixes, self.items(prefixes.item_ids_BL))
         states_SPD = self.read(self.reason(base))
         judged_KPD = states_SPD[1:] if self.reasoning is not None else states_SPD
         targets_PK = next_of_level(batch, self.levels_A, self.num_levels)[rows_P, places_P]
@@ -131,9 +132,6 @@ class OnePiece(LatentReasoner):
             for state_PD, targets_P in zip(judged_KPD, targets_PK.T, strict=True)
         ]
         return {name: torch.stack([task[name] for task in tasks]).mean() for name in tasks[0]}
-
-    def _prefix_pass(self, prefixes: SequenceBatch) -> BasePass:
-        return self._situated_pass(prefixes, self.items(prefixes.item_ids_BL))
 
     def _situated_pass(self, batch: SequenceBatch, items_BLD: Tensor) -> BasePass:
         """Encode histories with what stands around them, seen from the block's places."""
