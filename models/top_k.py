@@ -1,7 +1,7 @@
 """Exact top-K over the whole catalogue in bounded memory.
 
 Shape legend: B queries, R rows of one tile, K list length, C items of one chunk, H hits,
-I items of a group, X groups x rows of a chunk, W places of a list before it is cut.
+I items of a group, G groups, X groups x rows of a chunk, W places of a list before it is cut.
 """
 
 from itertools import pairwise
@@ -18,8 +18,9 @@ from models.workers import Workers, gather_values
 # once: matrix products of other shapes may round differently, and a list must not depend on who
 # else was scored in the same call.
 TILE_ROWS = 256
-# Items that are skipped together where none of them can enter a list.
-GROUP_ITEMS = 16
+# Items that are skipped together where none of them can enter a list, and those of which the best
+# alone is looked at first where a list begins.
+GROUP_ITEMS, FIRST_GROUP_ITEMS = 16, 8
 
 
 @torch.no_grad()
@@ -149,24 +150,36 @@ class _Lists:
     def offer(self, scores_RC: Tensor, start: int) -> None:
         """Take what can still enter of the items from `start` on, which are beyond all before."""
         rows, k = self.scores_RK.shape
-        # Later items lose ties, so only what beats a full list's last score can enter it.
-        bar_R1 = self.scores_RK[:, -1:]
         if self._empty and scores_RC.shape[1] > k:
-            sorted_RK, at_RK = scores_RC.topk(k + 1, dim=1)
-            if bool((sorted_RK[:, 1:] < sorted_RK[:, :-1]).all()):
-                # No two are equal: there is one order, and torch has found it.
-                self.scores_RK = sorted_RK[:, :k].contiguous()
-                self.items_RK = at_RK[:, :k] + start
-                self._empty = False
-                return
-            kth_R1 = sorted_RK[:, k - 1 : k]
-            bar_R1 = torch.nextafter(kth_R1, torch.full_like(kth_R1, -torch.inf))
-        rows_H, columns_H, scores_H = _above(scores_RC, bar_R1[:, 0])
+            self._begin(scores_RC, start)
+        else:
+            # Later items lose ties, so only what beats a full list's last score can enter it.
+            self._wait(scores_RC, self.scores_RK[:, -1], start)
+            if self._empty or self._num_waiting >= rows * k:
+                self.merge()
+        self._empty = False
+
+    def _begin(self, scores_RC: Tensor, start: int) -> None:
+        """Fill the empty lists from more items than they hold."""
+        k = self.scores_RK.shape[1]
+        sorted_RK, at_RK = _first_best(scores_RC, k + 1)
+        self.scores_RK, self.items_RK = sorted_RK[:, :k].contiguous(), at_RK[:, :k] + start
+        # Where no two are equal there is one order, and it has been found.
+        tied_T = (sorted_RK[:, 1:] >= sorted_RK[:, :-1]).any(dim=1).nonzero()[:, 0]
+        if len(tied_T) == 0:
+            return
+        again = _Lists(len(tied_T), k, scores_RC.device)
+        kth_T = sorted_RK[tied_T, k - 1]
+        below_T = torch.nextafter(kth_T, torch.full_like(kth_T, -torch.inf))
+        again._wait(scores_RC[tied_T], below_T, start)
+        again.merge()
+        self.scores_RK[tied_T], self.items_RK[tied_T] = again.scores_RK, again.items_RK
+
+    def _wait(self, scores_RC: Tensor, bar_R: Tensor, start: int) -> None:
+        """Let what scores above its row's bar wait for the next merge."""
+        rows_H, columns_H, scores_H = _above(scores_RC, bar_R)
         self._waiting.append((rows_H, columns_H + start, scores_H))
         self._num_waiting += len(rows_H)
-        if self._empty or self._num_waiting >= rows * k:
-            self.merge()
-        self._empty = False
 
     def merge(self) -> None:
         """Sort the waiting hits into the lists."""
@@ -191,6 +204,30 @@ class _Lists:
         sorted_RW, by_RW = scores_RW.sort(dim=1, descending=True, stable=True)
         self.scores_RK = sorted_RW[:, :k].contiguous()
         self.items_RK = items_RW.gather(1, by_RW[:, :k])
+
+
+def _first_best(scores_RC: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find each row's k best scores, best first, and their columns; the order of ties is open.
+
+    The items of the k groups with the best maxima are enough: each of these groups has an item
+    that is no worse than all items of the others. Rows stand last, as in `_above`.
+    """
+    rows, count = scores_RC.shape
+    groups = count // FIRST_GROUP_ITEMS
+    if groups < 4 * k:
+        return scores_RC.topk(k, dim=1)
+    grouped = groups * FIRST_GROUP_ITEMS
+    groups_IX = scores_RC[:, :grouped].T.reshape(FIRST_GROUP_ITEMS, -1)
+    maxima_RG = groups_IX.amax(dim=0).view(groups, rows).T
+    group_RK = maxima_RG.topk(k, dim=1, sorted=False).indices
+    cells_X = group_RK * rows + torch.arange(rows, device=group_RK.device)[:, None]
+    picked_IX = groups_IX.index_select(1, cells_X.flatten())
+    candidates_RW = picked_IX.view(FIRST_GROUP_ITEMS, rows, k).transpose(0, 1).flatten(1)
+    candidates_RW = torch.cat([candidates_RW, scores_RC[:, grouped:]], dim=1)
+    best_RK, at_RK = candidates_RW.topk(k, dim=1)
+    columns_RK = at_RK // k * groups + group_RK.gather(1, at_RK % k)
+    beyond_RK = at_RK - FIRST_GROUP_ITEMS * k
+    return best_RK, torch.where(beyond_RK < 0, columns_RK, beyond_RK + grouped)
 
 
 def _above(scores_RC: Tensor, bar_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:

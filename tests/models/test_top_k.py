@@ -54,7 +54,7 @@ def by_sorting(
 @pytest.mark.parametrize("k", [1, 5, 120])
 def test_equals_sorting_with_ties_and_masks(k: int, chunk: int, levels: int) -> None:
     rng = np.random.default_rng(levels + chunk + k)
-    rows, items = TILE_ROWS + 13, 150
+    rows, items = TILE_ROWS + 13, 303
     table = torch.from_numpy(rng.integers(0, levels, (rows, items + 1)).astype(np.float32))
     ranker = TableRanker(table)
     ranker.known_N1[torch.from_numpy(rng.integers(1, items + 1, 5))] = False
