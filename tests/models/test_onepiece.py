@@ -8,12 +8,17 @@ import torch
 
 from models import registry
 from models.batch import SequenceBatch, collate
+from models.encoders.base import BasePass
 from models.feedback import level_of, level_table, levels_by_rarity, next_of_level
 from models.layers.situation import find_anchors
 from models.prefixes import prefixes_at
 from models.rankers.onepiece import OnePiece
 from models.sequences import SequenceStore
 from tests.models.conftest import random_store, small_ranker
+
+
+def situated(ranker: OnePiece, batch: SequenceBatch) -> BasePass:
+    return ranker._situated_pass(batch, ranker.items(batch.item_ids_BL))
 
 
 def onepiece(store: SequenceStore, **settings: object) -> OnePiece:
@@ -82,7 +87,7 @@ def test_anchors_come_from_the_prefix_alone() -> None:
     prefixes = prefixes_at(batch, torch.arange(2), torch.tensor([2, 2]))
     ranker = onepiece(random_store())
     with torch.no_grad():
-        states = ranker._prefix_pass(prefixes).hidden_BQD
+        states = situated(ranker, prefixes).hidden_BQD
     assert torch.equal(states[0], states[1])
 
 
@@ -93,7 +98,7 @@ def test_a_block_is_causal_by_blocks_and_open_inside() -> None:
     assert reasoning is not None
     batch = collate(SequenceStore.from_lists([[3, 5, 7, 3]]), np.array([0]), 4)
     with torch.no_grad():
-        base = ranker._prefix_pass(batch)
+        base = situated(ranker, batch)
         states = ranker.reason(base)
         levels = level_of(batch.actions_BL, ranker.levels_A)
         around, vectors = ranker.situation(batch, ranker.items(batch.item_ids_BL), levels)
@@ -145,7 +150,7 @@ def test_scores_come_from_the_mean_of_the_last_block() -> None:
     ranker = onepiece(random_store(), repeats="plain")
     batch = collate(random_store(), np.arange(8), 12)
     with torch.no_grad():
-        block = ranker.reason(ranker._prefix_pass(batch))[-1]
+        block = ranker.reason(situated(ranker, batch))[-1]
         torch.testing.assert_close(ranker.encode(batch), ranker.block_norm(block).mean(dim=1))
         assert torch.equal(ranker.encode_steps(batch)[:, -1], ranker.encode(batch))
 
