@@ -66,9 +66,10 @@ def run(order: Order, users_out: Path | None = None) -> dict[str, Any]:
     if order.seeds > 1:
         runs = [one.report for one in measured]
         result = {"runs": runs, "summary": summarise(measured, baselines)}
-    _write(order.out, result)
+    # The report last: whoever finds it finds the users' figures too.
     if users_out is not None:
         _write_users(users_out, request, measured)
+    _write(order.out, result)
     return result
 
 

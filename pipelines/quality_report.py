@@ -24,7 +24,7 @@ from pipelines.quality_study import (
     Entry,
     Log,
     choice,
-    final_fit,
+    final_fits,
     published,
 )
 
@@ -86,8 +86,8 @@ def _chosen(log: Log, entry: Entry) -> str:
 
 
 def _files(log: Log, entry: Entry) -> list[Path]:
-    seeds = (final_fit(log, entry, seed).out for seed in range(MAX_SEEDS))
-    return [path for path in seeds if path.exists()]
+    fits = final_fits(log, entry, range(MAX_SEEDS))
+    return [fit.out for fit in fits if fit.out.exists()]
 
 
 def _per_user(log: Log, entry: Entry) -> Users | None:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -205,14 +205,19 @@ def choice(log: Log, entry: Entry) -> int | None:
 
 def final_fit(log: Log, entry: Entry, seed: int) -> Fit:
     """The fit of a seed under the better trial's settings; that trial itself is the first seed."""
+    return final_fits(log, entry, [seed])[0]
+
+
+def final_fits(log: Log, entry: Entry, seeds: Iterable[int]) -> list[Fit]:
+    """The fits of several seeds, see `final_fit`; the choice is looked up once for all."""
     trials = trials_of(log, entry)
     best = choice(log, entry) or 0
-    if trials and trials[best].log == log and seed == 0:
-        return trials[best]
     settings = (log.recipe if trials else {}) | entry.settings
     if best and entry.trial:
         settings |= entry.trial
-    return Fit(log, entry, settings, seed, _file(log, entry, f"seed{seed}"))
+    fits = [Fit(log, entry, settings, n, _file(log, entry, f"seed{n}")) for n in seeds]
+    is_tuned_here = bool(trials) and trials[best].log == log
+    return [trials[best] if is_tuned_here and fit.seed == 0 else fit for fit in fits]
 
 
 def published() -> dict[str, Any]:
