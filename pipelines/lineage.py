@@ -178,8 +178,13 @@ def stale_partitions(
 def stale_nights(
     lake: Lake, settings: Settings, first: Partition, last: Partition
 ) -> list[Partition]:
-    """List the nights from `first` to `last` with a stale partition, in the order to rebuild."""
-    days = {stale.ds for stale in stale_partitions(lake, settings)}
+    """List the nights from `first` to `last` with a stale partition, in the order to rebuild.
+
+    Figures of an evaluation are told as stale but no reason to rebuild: without training nobody
+    takes them again, and the night would be rebuilt each time.
+    """
+    tables = [table for table in CONTRACTS if table != "ranker_metrics"]
+    days = {stale.ds for stale in stale_partitions(lake, settings, tables)}
     return [Partition.parse(ds) for ds in sorted(days) if first.ds <= ds <= last.ds]
 
 

@@ -149,6 +149,20 @@ def test_staleness_is_told_with_its_reasons(tmp_path: Path) -> None:
     assert stale_partitions(lake, settings) == []
 
 
+def test_stale_figures_of_an_evaluation_are_no_reason_to_rebuild_a_night(tmp_path: Path) -> None:
+    deliver(tmp_path, NIGHTS[0])
+    lake = a_lake(tmp_path)
+    lake.read("events", NIGHTS[0])
+    names = {"model_version": "3", "split": "test", "slice": "all", "metric": "ndcg@10"}
+    figures = {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "num_users": 8}
+    lake.publish("ranker_metrics", NIGHTS[0], rows_of("ranker_metrics", [names | figures]))
+    deliver(tmp_path, NIGHTS[0], more=1)
+    [found] = stale_partitions(lake, Settings())
+    assert found.table == "ranker_metrics"
+    only = Partition.parse(NIGHTS[0])
+    assert stale_nights(lake, Settings(), only, only) == []
+
+
 def test_dates_that_appear_in_a_window_are_told(tmp_path: Path) -> None:
     deliver(tmp_path, NIGHTS[2])
     night(tmp_path, NIGHTS[2])
