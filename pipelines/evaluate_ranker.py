@@ -1,5 +1,7 @@
 """Judge one registered version on a night's test users."""
 
+from typing import Any
+
 from pipelines.catalogue_index import require_same_index
 from pipelines.errors import InputError
 from pipelines.histories import read_histories, split_histories
@@ -42,3 +44,17 @@ def run(context: Context, reference: str) -> Result:
         "test_users": len(users),
         "metrics": judgement.table(),
     }
+
+
+def render_evaluation(result: dict[str, Any]) -> str:
+    """Lay an evaluation out as text: a line per slice and metric, with its 95 % interval."""
+    lines = [
+        f"{result['model']} version {result['version']} ({result['ranker']}) on "
+        f"{result['test_users']:,} test users, 95 % intervals over users",
+    ]
+    for name, metrics in result["metrics"].items():
+        lines.append("")
+        for metric, (value, low, high) in metrics.items():
+            interval = "" if low is None else f"  [{low:.4f}, {high:.4f}]"
+            lines.append(f"{name:<8}{metric:<14}{value:>8.4f}{interval}")
+    return "\n".join(lines)

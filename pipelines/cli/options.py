@@ -49,10 +49,10 @@ def answer(result: Any, as_json: bool, render: Callable[[Any], str] | None = Non
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items())
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return "; ".join(str(inner) for inner in value)
-    return str(value)
+        return "; ".join(_plain(inner) for inner in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def execute(
@@ -63,7 +63,8 @@ def execute(
     lake: str | None,
     as_json: bool,
     dry_run: bool = False,
+    render: Callable[[Any], str] | None = None,
 ) -> None:
     """Open the lake, run a step's body under its record, and answer."""
     context = open_context(step, load_settings(lake), partition, dry_run)
-    answer(run_step(context, body), as_json)
+    answer(run_step(context, body), as_json, render)

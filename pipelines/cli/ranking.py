@@ -61,6 +61,7 @@ def evaluate_ranker(
         lake=lake,
         as_json=as_json,
         dry_run=dry_run,
+        render=step.render_evaluation,
     )
 
 

@@ -170,3 +170,10 @@ def test_what_is_new_counts_when_a_version_is_evaluated(shop: Command) -> None:
     words = ["--model", "reckoner-ranker@1"]
     result = shop.json("evaluate-ranker", "--partition", NEXT, *words)
     assert result["metrics"]["all"]["ndcg@10"][0] > 0
+    assert shop("evaluate-ranker", "--partition", NEXT, *words) == 0, shop.errors
+    head, _, first, *_ = shop.output.splitlines()
+    assert head.startswith(
+        f"reckoner-ranker version 1 (sasrec) on {result['test_users']} test users"
+    )
+    value, low, high = result["metrics"]["all"]["ndcg@10"]
+    assert first.split() == ["all", "ndcg@10", f"{value:.4f}", f"[{low:.4f},", f"{high:.4f}]"]
