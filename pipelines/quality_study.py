@@ -47,7 +47,8 @@ class Entry:
         ranker: Name in the registry.
         settings: What makes it this row.
         trial: What is tried beside the row as it is; every trained ranker gets one such trial, and
-            the better of the two on validation is what its seeds run with. None for a heuristic.
+            the better of the two on validation is what its seeds run with. None for a heuristic
+            and for a row of one seed whose settings were chosen before.
         logs: The logs it can run on; all where empty.
     """
 
@@ -80,12 +81,16 @@ LOGS = (
 # in layers or in passes, plain transitions, and ManCAR's neighbours and teacher without a thought.
 CONTROLS = ("sasrec", "sasrec-slow", "sasrec-deep", "sasrec-dropout", "tgh", "mancar-teacher")
 SLOW = {"lr": "0.001", "dropout": "0.5"}
+# How far the control goes with more of everything: no control for rows at the common effort.
+LARGE = DENSE | {"dim": "128", "num_layers": "3", "max_length": "200", "dropout": "0.3"}
+LARGE |= {"max_epochs": "100", "patience": "100", "eval_every": "25", "precision": "bf16"}
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
     Entry("popularity", "popularity"),
     Entry("last-transition", "last-transition"),
     Entry("tgh", "tgh"),
     Entry("sasrec", "sasrec", {}, DEEPER),
+    Entry("sasrec-large", "sasrec", LARGE, None, ("ml-1m",)),
     # A recipe of its time: no better on validation users, and better later on.
     Entry("sasrec-slow", "sasrec", SLOW, DEEPER),
     Entry("rearec-erl", "rearec-erl", {}, ONE_THOUGHT),
@@ -99,6 +104,9 @@ ENTRIES = (
     Entry("dtrec", "dtrec", {}, ONE_THOUGHT),
     Entry("mancar", "mancar", {}, ONE_THOUGHT),
     Entry("mancar-slow", "mancar", SLOW, ONE_THOUGHT),
+    # A history read in both directions teaches by two prefixes a row; where rows are long, a causal
+    # one learns from many times as many targets an epoch.
+    Entry("mancar-causal", "mancar", DENSE | {"backbone": "sasrec"}, None, ("ml-1m",)),
     # The same neighbours before the history, and no thoughts.
     Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER),
     # The teacher without thoughts, and thoughts without the teacher.
