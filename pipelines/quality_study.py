@@ -104,9 +104,9 @@ ENTRIES = (
     Entry("dtrec", "dtrec", {}, ONE_THOUGHT),
     Entry("mancar", "mancar", {}, ONE_THOUGHT),
     Entry("mancar-slow", "mancar", SLOW, ONE_THOUGHT),
-    # A history read in both directions teaches by two prefixes a row; where rows are long, a causal
-    # one learns from many times as many targets an epoch.
-    Entry("mancar-causal", "mancar", DENSE | {"backbone": "sasrec"}, None, ("ml-1m",)),
+    # Context differs from prefix to prefix, so that a row teaches by two prefixes an epoch where
+    # others learn from every place: few targets where rows are long.
+    Entry("mancar-prefixes", "mancar", DENSE | {"prefixes_per_row": "6"}, None, ("ml-1m",)),
     # The same neighbours before the history, and no thoughts.
     Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER),
     # The teacher without thoughts, and thoughts without the teacher.

@@ -86,7 +86,7 @@ def test_hints_stand_before_the_target(store: SequenceStore) -> None:
         behind = state + ranker.hint_gate_D * after
         total -= head.pair_scores(state[None], torch.tensor([[hint]])).item()
         total -= head.pair_scores(behind[None], torch.tensor([[target]])).item()
-    assert float(terms["hint"]) == pytest.approx(0.5 * total / len(targets), rel=1e-4)
+    assert terms["hint"].item() == pytest.approx(0.5 * total / len(targets), rel=1e-4)
 
 
 def test_labels_equal_the_loop(store: SequenceStore) -> None:
