@@ -28,6 +28,15 @@ WITHOUT_EFFECT = {
 }
 # Raised when a job's code changes what it derives from the same inputs and settings.
 METHODS = {"sequences": 1, "graph": 1}
+# What a night without training derives.
+BUILT_BY_A_NIGHT = (
+    "sequences",
+    "item_graph",
+    "item_vectors",
+    "semantic_ids",
+    "recommendations",
+    "monitoring",
+)
 REASONS_SHOWN = 5
 
 Inputs = dict[str, str | None]
@@ -180,11 +189,10 @@ def stale_nights(
 ) -> list[Partition]:
     """List the nights from `first` to `last` with a stale partition, in the order to rebuild.
 
-    Figures of an evaluation are told as stale but no reason to rebuild: without training nobody
-    takes them again, and the night would be rebuilt each time.
+    Only what such a night builds counts: figures of an evaluation and people's interests have steps
+    of their own, would stay stale, and the night would be rebuilt each time.
     """
-    tables = [table for table in CONTRACTS if table != "ranker_metrics"]
-    days = {stale.ds for stale in stale_partitions(lake, settings, tables)}
+    days = {stale.ds for stale in stale_partitions(lake, settings, BUILT_BY_A_NIGHT)}
     return [Partition.parse(ds) for ds in sorted(days) if first.ds <= ds <= last.ds]
 
 

@@ -149,16 +149,25 @@ def test_staleness_is_told_with_its_reasons(tmp_path: Path) -> None:
     assert stale_partitions(lake, settings) == []
 
 
-def test_stale_figures_of_an_evaluation_are_no_reason_to_rebuild_a_night(tmp_path: Path) -> None:
+FIGURE = {"model_version": "3", "split": "test", "slice": "all", "metric": "ndcg@10", "value": 0.2}
+FIGURE |= {"ci_low": 0.1, "ci_high": 0.3, "num_users": 8}
+INTEREST = {"user_id": "u", "interest": "tents", "weight": 1.0, "evidence": ["i0"], "tags": []}
+INTEREST |= {"prompt_version": "1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("table", "row"), [("ranker_metrics", FIGURE), ("user_interests", INTEREST)]
+)
+def test_what_a_night_does_not_build_is_no_reason_to_rebuild_it(
+    tmp_path: Path, table: str, row: dict[str, object]
+) -> None:
     deliver(tmp_path, NIGHTS[0])
     lake = a_lake(tmp_path)
     lake.read("events", NIGHTS[0])
-    names = {"model_version": "3", "split": "test", "slice": "all", "metric": "ndcg@10"}
-    figures = {"value": 0.2, "ci_low": 0.1, "ci_high": 0.3, "num_users": 8}
-    lake.publish("ranker_metrics", NIGHTS[0], rows_of("ranker_metrics", [names | figures]))
+    lake.publish(table, NIGHTS[0], rows_of(table, [row]))
     deliver(tmp_path, NIGHTS[0], more=1)
     [found] = stale_partitions(lake, Settings())
-    assert found.table == "ranker_metrics"
+    assert found.table == table
     only = Partition.parse(NIGHTS[0])
     assert stale_nights(lake, Settings(), only, only) == []
 
