@@ -47,9 +47,10 @@ class Entry:
         ranker: Name in the registry.
         settings: What makes it this row.
         trial: What is tried beside the row as it is; every trained ranker gets one such trial, and
-            the better of the two on validation is what its seeds run with. None for a heuristic
-            and for a row of one seed whose settings were chosen before.
+            the better of the two on validation is what its seeds run with. None for a row of one
+            seed: nothing of it is drawn, or its settings were chosen before.
         logs: The logs it can run on; all where empty.
+        trained: Whether a log's recipe speaks of it; a heuristic has none of those settings.
     """
 
     label: str
@@ -57,6 +58,7 @@ class Entry:
     settings: dict[str, str] = field(default_factory=dict)
     trial: dict[str, str] | None = None
     logs: tuple[str, ...] = ()
+    trained: bool = True
 
     def runs_on(self, log: Log) -> bool:
         """Whether it can run on a log."""
@@ -82,13 +84,13 @@ LOGS = (
 CONTROLS = ("sasrec", "sasrec-slow", "sasrec-deep", "sasrec-dropout", "tgh", "mancar-teacher")
 SLOW = {"lr": "0.001", "dropout": "0.5"}
 # How far the control goes with more of everything: no control for rows at the common effort.
-LARGE = DENSE | {"dim": "128", "num_layers": "3", "max_length": "200", "dropout": "0.3"}
+LARGE = {"dim": "128", "num_layers": "3", "max_length": "200", "dropout": "0.3"}
 LARGE |= {"max_epochs": "100", "patience": "100", "eval_every": "25", "precision": "bf16"}
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
-    Entry("popularity", "popularity"),
-    Entry("last-transition", "last-transition"),
-    Entry("tgh", "tgh"),
+    Entry("popularity", "popularity", trained=False),
+    Entry("last-transition", "last-transition", trained=False),
+    Entry("tgh", "tgh", trained=False),
     Entry("sasrec", "sasrec", {}, DEEPER),
     Entry("sasrec-large", "sasrec", LARGE, None, ("ml-1m",)),
     # A recipe of its time: no better on validation users, and better later on.
@@ -106,7 +108,7 @@ ENTRIES = (
     Entry("mancar-slow", "mancar", SLOW, ONE_THOUGHT),
     # Context differs from prefix to prefix, so that a row teaches by two prefixes an epoch where
     # others learn from every place: few targets where rows are long.
-    Entry("mancar-prefixes", "mancar", DENSE | {"prefixes_per_row": "6"}, None, ("ml-1m",)),
+    Entry("mancar-prefixes", "mancar", {"prefixes_per_row": "6"}, None, ("ml-1m",)),
     # The same neighbours before the history, and no thoughts.
     Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER),
     # The teacher without thoughts, and thoughts without the teacher.
@@ -220,7 +222,7 @@ def final_fits(log: Log, entry: Entry, seeds: Iterable[int]) -> list[Fit]:
     """The fits of several seeds, see `final_fit`; the choice is looked up once for all."""
     trials = trials_of(log, entry)
     best = choice(log, entry) or 0
-    settings = (log.recipe if trials else {}) | entry.settings
+    settings = (log.recipe if entry.trained else {}) | entry.settings
     if best and entry.trial:
         settings |= entry.trial
     fits = [Fit(log, entry, settings, n, _file(log, entry, f"seed{n}")) for n in seeds]
