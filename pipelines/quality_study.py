@@ -86,6 +86,8 @@ SLOW = {"lr": "0.001", "dropout": "0.5"}
 # How far the control goes with more of everything: no control for rows at the common effort.
 LARGE = {"dim": "128", "num_layers": "3", "max_length": "200", "dropout": "0.3"}
 LARGE |= {"max_epochs": "100", "patience": "100", "eval_every": "25", "precision": "bf16"}
+# Where ManCAR gains, and so where its gain is taken apart.
+AMAZON = (TUNING, "amazon2014-sports")
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
     Entry("popularity", "popularity", trained=False),
@@ -105,15 +107,15 @@ ENTRIES = (
     Entry("hstu", "hstu", {}, DEEPER),
     Entry("dtrec", "dtrec", {}, ONE_THOUGHT),
     Entry("mancar", "mancar", {}, ONE_THOUGHT),
-    Entry("mancar-slow", "mancar", SLOW, ONE_THOUGHT),
+    Entry("mancar-slow", "mancar", SLOW, ONE_THOUGHT, AMAZON),
     # Context differs from prefix to prefix, so that a row teaches by two prefixes an epoch where
     # others learn from every place: few targets where rows are long.
     Entry("mancar-prefixes", "mancar", {"prefixes_per_row": "6"}, None, ("ml-1m",)),
     # The same neighbours before the history, and no thoughts.
-    Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER),
+    Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER, AMAZON),
     # The teacher without thoughts, and thoughts without the teacher.
     Entry("mancar-teacher", "mancar", {"reasoning_steps": "0", "teach_base": "true"}, DEEPER),
-    Entry("mancar-untaught", "mancar", {"teacher_weight": "0"}, ONE_THOUGHT),
+    Entry("mancar-untaught", "mancar", {"teacher_weight": "0"}, ONE_THOUGHT, AMAZON),
     Entry("igr-sr", "igr-sr", {}, ONE_THOUGHT),
     Entry("sasrec+icsrec", "sasrec", {"auxiliary": "icsrec"}, DEEPER),
     Entry("sasrec+sra-cl", "sasrec", {"auxiliary": "sra-cl"}, DEEPER),
