@@ -18,6 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
+from models import registry
+
 DOCS = Path("docs")
 
 
@@ -50,7 +52,6 @@ class Entry:
             the better of the two on validation is what its seeds run with. None for a row of one
             seed: nothing of it is drawn, or its settings were chosen before.
         logs: The logs it can run on; all where empty.
-        trained: Whether a log's recipe speaks of it; a heuristic has none of those settings.
     """
 
     label: str
@@ -58,7 +59,6 @@ class Entry:
     settings: dict[str, str] = field(default_factory=dict)
     trial: dict[str, str] | None = None
     logs: tuple[str, ...] = ()
-    trained: bool = True
 
     def runs_on(self, log: Log) -> bool:
         """Whether it can run on a log."""
@@ -91,9 +91,9 @@ ALL_ITEMS = {"loss": "ce", "max_epochs": "60", "eval_every": "20"}
 AMAZON = (TUNING, "amazon2014-sports")
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
-    Entry("popularity", "popularity", trained=False),
-    Entry("last-transition", "last-transition", trained=False),
-    Entry("tgh", "tgh", trained=False),
+    Entry("popularity", "popularity"),
+    Entry("last-transition", "last-transition"),
+    Entry("tgh", "tgh"),
     Entry("sasrec", "sasrec", {}, DEEPER),
     Entry("sasrec-large", "sasrec", LARGE, None, ("ml-1m",)),
     Entry("sasrec-large-ce", "sasrec", LARGE | ALL_ITEMS, None, ("ml-1m",)),
@@ -226,7 +226,9 @@ def final_fits(log: Log, entry: Entry, seeds: Iterable[int]) -> list[Fit]:
     """The fits of several seeds, see `final_fit`; the choice is looked up once for all."""
     trials = trials_of(log, entry)
     best = choice(log, entry) or 0
-    settings = (log.recipe if entry.trained else {}) | entry.settings
+    # A heuristic has none of the settings that a recipe speaks of.
+    is_trained = registry.ranker_class(entry.ranker).is_trainable
+    settings = (log.recipe if is_trained else {}) | entry.settings
     if best and entry.trial:
         settings |= entry.trial
     fits = [Fit(log, entry, settings, n, _file(log, entry, f"seed{n}")) for n in seeds]

@@ -17,7 +17,7 @@ SMALL = {"dim": "8", "max_epochs": "4", "batch_size": "16", "lr": "0.02"}
 LOG = Log("walks", "temporal", SMALL)
 OTHER = Log("other-walks", "temporal", SMALL | {"lr": "0.01"}, tuned_on="walks")
 ENTRIES = (
-    Entry("popularity", "popularity", trained=False),
+    Entry("popularity", "popularity"),
     Entry("sasrec", "sasrec", {}, {"dropout": "0.9"}),
     Entry("deep", "sasrec", {"num_layers": "3"}, {"dropout": "0.9"}),
     Entry("elsewhere", "sasrec", {}, {"dropout": "0.9"}, ("other-walks",)),
