@@ -29,6 +29,8 @@ class SequenceBatch:
         actions_BL: int64, 0 at padding and where unknown.
         targets_BL: int64 next item per position, 0 for none; None outside training.
         target_actions_BL: int64 action of each target, 0 where unknown; None outside training.
+        origins_B4: int64 items and times of the first two events of each whole row, by which
+            windows of one row are told; None outside training.
     """
 
     item_ids_BL: Tensor
@@ -37,6 +39,7 @@ class SequenceBatch:
     actions_BL: Tensor
     targets_BL: Tensor | None = None
     target_actions_BL: Tensor | None = None
+    origins_B4: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -102,7 +105,16 @@ def collate(
         gather(values, place) for values in (store.items, store.times, store.actions)
     )
     real = torch.from_numpy(valid)
-    return SequenceBatch(items, real, times, actions, targets, target_actions)
+    origins = _origins(store, rows) if with_targets else None
+    return SequenceBatch(items, real, times, actions, targets, target_actions, origins)
+
+
+def _origins(store: SequenceStore, rows: Ints) -> Tensor:
+    """Items and times of the first two events of rows with as many: int64 [B, 4]."""
+    first_two = store.starts[rows][:, None] + np.arange(2)
+    first_two = np.minimum(first_two, max(len(store.items) - 1, 0))
+    parts = [values[first_two].astype(np.int64) for values in (store.items, store.times)]
+    return torch.from_numpy(np.concatenate(parts, axis=1))
 
 
 class BatchPlan(BaseModel):

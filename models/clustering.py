@@ -100,7 +100,9 @@ def squared_distances(points_XD: Tensor, centres_KD: Tensor) -> Iterator[Tensor]
     norms_K = centres_KD.square().sum(dim=1)
     for chunk_CD in torch.split(points_XD, rows):
         if len(chunk_CD):
-            distances_CK = torch.addmm(norms_K, chunk_CD, centres_KD.T, alpha=-2)
+            # Points near two centres are told apart by what bf16 does not hold.
+            with torch.autocast(points_XD.device.type, enabled=False):
+                distances_CK = torch.addmm(norms_K, chunk_CD, centres_KD.T, alpha=-2)
             yield (distances_CK + chunk_CD.square().sum(dim=1, keepdim=True)).clamp_(min=0)
 
 

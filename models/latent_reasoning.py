@@ -20,7 +20,8 @@ class ReasoningConfig(SequentialConfig):
     """Settings of a latent-reasoning ranker.
 
     Attributes:
-        reasoning_steps: Thoughts K after the base pass; 0 is the backbone, bit for bit.
+        reasoning_steps: Thoughts K after the base pass; 0 is the backbone's encoder read at the
+            last item, bit for bit (for "sasrec" and "hstu" the ranker of that name).
         reasoning_form: "published": each thought replaces the state, or is added to it where the
             ranker's paper says so. "gated" (the default): each thought is added to the state
             through a gate that starts at zero, so that training starts from the backbone; replacing
@@ -77,7 +78,8 @@ class LatentReasoner(SequentialRanker):
         if self.halting_rule.is_off:
             return self.aggregate(states_SBD)
         queries_SBD = self.scale_queries(states_SBD)
-        signals = halting_signals(states_SBD, queries_SBD, self.training_vectors())
+        vectors_ND = self.training_vectors()[self.scorable_N1[1:]]
+        signals = halting_signals(states_SBD, queries_SBD, vectors_ND)
         taken_B = thoughts_taken(signals, self.halting_rule)
         return states_SBD[taken_B, torch.arange(len(taken_B), device=taken_B.device)]
 

@@ -3,8 +3,7 @@
 Shape legend: U users, K list length. A rank is counted from 1; a missed target has rank inf.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +28,6 @@ def per_user_metrics(ranks: Floats) -> dict[str, Floats]:
         metrics[f"recall@{k}"] = inside.astype(np.float64)
     metrics["mrr@10"] = np.where(ranks <= 10, 1.0 / ranks, 0.0)
     return metrics
-
-
-def mean_metrics(per_user: Mapping[str, Floats], users: NDArray[Any]) -> dict[str, float]:
-    """Average each metric over the chosen users; nan where nobody is chosen."""
-    return {
-        name: float(values[users].mean()) if users.any() else float("nan")
-        for name, values in per_user.items()
-    }
 
 
 def coverage(items_UK: NDArray[np.int64], num_known: int) -> float:

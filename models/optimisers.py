@@ -16,6 +16,9 @@ from models.neural import MANY_ITEMS
 from models.recipe import FitConfig
 from models.row_sums import sum_rows
 
+# What a row's root mean square is at least: a vanishing gradient must not make a giant step.
+EPSILON = 1e-10
+
 
 class RowAdagrad:
     """Adagrad with one accumulator per row, for gradients that reach few rows.
@@ -62,7 +65,7 @@ class RowAdagrad:
         """Move the touched rows."""
         grown_U = self.sums_R[self._rows_U] + self._grad_UD.square().mean(dim=1)
         self.sums_R[self._rows_U] = grown_U
-        rate_U = lr / grown_U.sqrt().clamp(min=torch.finfo(grown_U.dtype).tiny)
+        rate_U = lr / grown_U.sqrt().clamp(min=EPSILON)
         self._table.local.index_add_(0, self._rows_U, self._grad_UD * -rate_U[:, None])
 
     def clear(self) -> None:

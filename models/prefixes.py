@@ -71,4 +71,5 @@ def prefixes_at(batch: SequenceBatch, rows_P: Tensor, places_P: Tensor) -> Seque
         cut(batch.times_BL),
         cut(batch.actions_BL),
         targets_PL,
+        origins_B4=None if batch.origins_B4 is None else batch.origins_B4[rows_P],
     )

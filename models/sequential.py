@@ -228,12 +228,14 @@ class SequentialRanker(NeuralRanker):
         bonus: Bonus | None,
         temperature: float = 1.0,
         weighed: bool = True,
+        loss: str | None = None,
     ) -> Tensor:
         """Judge states against their targets by the settings' loss, at an extra temperature.
 
-        Targets are `weighed` by their propensities where the settings ask for it.
+        Targets are `weighed` by their propensities where the settings ask for it; `loss` is one of
+        the settings' choices that judges instead.
         """
-        config, rows_T = self.config, targets_T - 1
+        config, rows_T, loss = self.config, targets_T - 1, loss or self.loss
         queries_TD = self.scale_queries(states_TD) / temperature
         bonus = bonus if bonus is None or temperature == 1.0 else bonus.over(temperature)
         if self.likeness > 0 and bonus is not None:
@@ -245,7 +247,7 @@ class SequentialRanker(NeuralRanker):
         if weighed and config.propensity_power > 0:
             weights_T = self.weights_N[rows_T]
         shares_T = self.items.shares(weights_T)
-        if self.loss == "ce":
+        if loss == "ce":
             return self._full_cross_entropy(queries_TD, targets_T, bonus, shares_T)
         by_count = config.negative_sampling == "popularity"
         drawn = self._negatives(self.counts_N if by_count else self.num_items)
@@ -256,7 +258,7 @@ class SequentialRanker(NeuralRanker):
             vectors = torch.cat([vectors, self.texts.directions_of(wanted)], dim=1)
         wanted_TD, vectors_MD = torch.split(vectors, [len(rows_T), len(drawn.ids_M)])
         judged = (queries_TD, wanted_TD, vectors_MD, rows_T, drawn)
-        if self.loss == "sampled":
+        if loss == "sampled":
             return sampled_cross_entropy(*judged, bonus, shares_T)
         return generalised_binary_cross_entropy(*judged, config.gbce_t, bonus, shares_T)
 

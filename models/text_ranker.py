@@ -77,9 +77,11 @@ class TextRanker(Ranker):
         size = max(num_items, self.num_items) + 1
         text.welcome(vectors, size - 1)
         for name, buffer in self.named_buffers(recurse=False):
-            if buffer.dim() and len(buffer) == self.num_items + 1 and "_N1" in name:
-                more = buffer.new_zeros(size - len(buffer), *buffer.shape[1:])
-                setattr(self, name, torch.cat([buffer, more]))
+            axes = name.rpartition("_")[2]
+            if "N1" in axes:
+                at = axes.index("N1")
+                more = [*buffer.shape[:at], size - buffer.shape[at], *buffer.shape[at + 1 :]]
+                setattr(self, name, torch.cat([buffer, buffer.new_zeros(more)], dim=at))
         self.num_items = size - 1
 
     def _text_of(self, vectors: TextVectors, leading: bool = False) -> FusedItems:

@@ -67,10 +67,14 @@ class Auxiliary(nn.Module, ABC):
         rows = np.flatnonzero(store.lengths >= 2)
         _, count, length = self.windows_3WL.shape
         drawn = np.sort(np.random.default_rng(0).permutation(rows)[:count])
-        batch = collate(store, drawn, length, with_targets=True)
+        sample = collate(store, drawn, length, with_targets=True)
+        self.keep_windows(sample.to(self.windows_3WL.device))
+
+    def keep_windows(self, sample: SequenceBatch) -> None:
+        """Keep a sample of at most W windows."""
         self.windows_3WL.zero_()
-        kept = (batch.item_ids_BL, batch.times_BL, batch.actions_BL)
-        self.windows_3WL[:, : len(drawn)] = torch.stack(kept).to(self.windows_3WL.device)
+        kept = (sample.item_ids_BL, sample.times_BL, sample.actions_BL)
+        self.windows_3WL[:, : sample.num_rows] = torch.stack(kept)
 
     def windows(self) -> SequenceBatch:
         """Return the sample as one batch."""

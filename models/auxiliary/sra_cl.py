@@ -54,12 +54,14 @@ class SRACL(Auxiliary):
     There the neighbours come from text vectors that a language model wrote. Inferences: vectors are
     the ranker's own item vectors at the start of the epoch, a sequence's is the mean of its
     items', and its neighbours are windows of a fixed training sample whose states are those of the
-    start of the epoch, so that no neighbour is encoded again. Windows that begin with the same
-    event as the anchor's row are taken to be its own and left out. Both start after a warm-up.
+    start of the epoch, so that no neighbour is encoded again. Windows of a row that
+    begins with the same two events as the anchor's are taken to be its own and left out. Both start
+    after a warm-up.
     """
 
     terms = ("sra_inter", "sra_intra")
     neighbours_N1M: Tensor
+    origins_W4: Tensor
     meanings_WD: Tensor
     states_WD: Tensor
 
@@ -68,11 +70,19 @@ class SRACL(Auxiliary):
         self.settings = settings
         own_N1M = torch.arange(num_items + 1)[:, None].repeat(1, settings.item_neighbours)
         self.register_buffer("neighbours_N1M", own_N1M)
+        self.register_buffer("origins_W4", torch.zeros(settings.windows, 4, dtype=torch.int64))
         self.register_buffer("meanings_WD", torch.zeros(settings.windows, dim))
         self.register_buffer("states_WD", torch.zeros(settings.windows, dim))
         self.project = nn.Linear(dim, dim, bias=False)
         self.attend = nn.Linear(2 * dim, 1, bias=False)
         self.apply(initialise)
+
+    def keep_windows(self, sample: SequenceBatch) -> None:
+        """Keep the sample, and which row each of its windows is of."""
+        super().keep_windows(sample)
+        assert sample.origins_B4 is not None, "training batches carry their rows' origins"
+        self.origins_W4.zero_()
+        self.origins_W4[: sample.num_rows] = sample.origins_B4
 
     @torch.no_grad()
     def derive(self, ranker: "SequentialRanker") -> None:
@@ -120,11 +130,11 @@ class SRACL(Auxiliary):
         self, ranker: "SequentialRanker", prefixes: SequenceBatch
     ) -> tuple[Tensor, Tensor]:
         """Find the nearest windows of other rows: int64 [R, k], and bool [R, k] where real."""
-        pool = self.windows()
-        alike_RW = self.meanings(ranker, prefixes) @ self.meanings_WD.T
-        starts_R2, starts_W2 = _first_events(prefixes), _first_events(pool)
-        own_RW = (starts_R2[:, None] == starts_W2).all(dim=2)
-        out_RW = own_RW | ~pool.valid_BL[:, -1]
+        assert prefixes.origins_B4 is not None, "training batches carry their rows' origins"
+        with torch.autocast(self.meanings_WD.device.type, enabled=False):
+            alike_RW = self.meanings(ranker, prefixes).float() @ self.meanings_WD.T
+        own_RW = (prefixes.origins_B4[:, None] == self.origins_W4).all(dim=2)
+        out_RW = own_RW | ~self.windows().valid_BL[:, -1]
         best = min(self.settings.sequence_neighbours, len(self.states_WD))
         found = alike_RW.masked_fill(out_RW, -torch.inf).topk(best, dim=1)
         return found.indices, torch.isfinite(found.values)
@@ -151,10 +161,3 @@ class SRACL(Auxiliary):
         return replace(
             batch, item_ids_BL=torch.where(swapped_BL & batch.valid_BL, others_BL, ids_BL)
         )
-
-
-def _first_events(batch: SequenceBatch) -> Tensor:
-    """Item id and time of each row's oldest event: int64 [B, 2]."""
-    at_B1 = batch.valid_BL.to(torch.int8).argmax(dim=1, keepdim=True)
-    both = [values.gather(1, at_B1) for values in (batch.item_ids_BL, batch.times_BL)]
-    return torch.cat(both, dim=1)

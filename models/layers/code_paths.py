@@ -171,7 +171,8 @@ class CodePaths(nn.Module):
         Log probabilities of a codebook are multiplied by its consistency to the power `power`, and
         a path counts in proportion to the product of these.
         """
-        weights_BPG = self.consistency(walk).pow(power)
+        # A root has no finite gradient at 0.
+        weights_BPG = self.consistency(walk).clamp(min=1e-6).pow(power)
         shares_BP = weights_BPG.prod(dim=2).clamp(min=1e-6)
         shares_BP = shares_BP / shares_BP.sum(dim=1, keepdim=True)
         return torch.einsum("bp,bpg,bpgk->bgk", shares_BP, weights_BPG, walk.logs_BQGK)

@@ -47,19 +47,19 @@ class HaltingSignals:
 
 @torch.no_grad()
 def halting_signals(states_SBD: Tensor, queries_SBD: Tensor, items_ND: Tensor) -> HaltingSignals:
-    """Measure every thought of a chain over the full catalogue.
+    """Measure every thought of a chain over all items that a list can hold.
 
     Args:
         states_SBD: Hidden states, the unreasoned one first.
         queries_SBD: What scores of each state.
-        items_ND: Item vectors as scoring uses them.
+        items_ND: Vectors of these items as scoring uses them.
     """
     rows = max(1, CHUNK_LOGS // (len(states_SBD) * len(items_ND)))
     found = []
     for queries_SCD in torch.split(queries_SBD, rows, dim=1):
         logs_SCN = (queries_SCD @ items_ND.T).float().log_softmax(dim=2)
         shares_SCN = logs_SCN.exp()
-        divergence_KC = (shares_SCN[:-1] * (logs_SCN[:-1] - logs_SCN[1:])).sum(dim=2)
+        divergence_KC = (shares_SCN[:-1] * (logs_SCN[:-1] - logs_SCN[1:])).sum(dim=2).clamp(min=0)
         entropy_KC = -(shares_SCN[1:] * logs_SCN[1:]).sum(dim=2)
         found.append(torch.stack([divergence_KC, entropy_KC, _agreement(logs_SCN)]))
     moved_KB = (states_SBD[1:] - states_SBD[:-1]).norm(dim=2)

@@ -171,7 +171,9 @@ class _ChunkedSum(torch.autograd.Function):
             size = max(size, CHUNK_SCORES_GPU // items)
         buffer = low_TD.new_empty(items * min(size, count))
         workers = candidates.workers
-        safe = reduction == "logsumexp" and _is_safe(hidden_TD, weight_ND, value, candidates)
+        safe = reduction == "logsumexp" and _is_safe(
+            hidden_TD, weight_ND, beside_T, value, candidates
+        )
         total = hidden_TD.new_zeros((), dtype=torch.float32)
         grad_TD = torch.empty_like(hidden_TD, dtype=torch.float32)
         grad_ND = torch.zeros_like(weight_ND, dtype=torch.float32)
@@ -243,10 +245,19 @@ def _logsumexp(
     return top_C + sums_C.log(), shares_NC, sums_C
 
 
-def _is_safe(hidden_TD: Tensor, weight_ND: Tensor, value: Tensor, candidates: Candidates) -> bool:
+def _is_safe(
+    hidden_TD: Tensor,
+    weight_ND: Tensor,
+    beside_T: Tensor | None,
+    value: Tensor,
+    candidates: Candidates,
+) -> bool:
     """Bound every score by Cauchy and Schwarz and say whether exp of it is harmless."""
     bound = hidden_TD.float().norm(dim=1).amax() * weight_ND.float().norm(dim=1).amax()
     bound = bound + value.abs()
     if candidates.offset_N is not None:
         bound = bound + candidates.offset_N.abs().amax()
+    if beside_T is not None:
+        # A candidate too: a target may score far above all that was drawn.
+        bound = torch.maximum(bound, beside_T.float().amax())
     return bool(candidates.workers.max(bound) < SAFE_EXPONENT)

@@ -31,13 +31,13 @@ class BERT4RecConfig(SequentialConfig):
 
 @register
 class BERT4Rec(SequentialRanker):
-    """Cloze training over the full catalogue; a mask behind the history asks for what comes next.
+    """Cloze training; a mask behind the history asks for what comes next.
 
     Source: Sun et al., BERT4Rec, CIKM 2019 (arXiv 1904.06690). Masks are drawn afresh for each
     batch; the published code draws ten times beforehand and adds one copy of each row that masks
-    its last event. A masked event takes the time of the one before it, because the time of the
-    next event is what scoring cannot know. The first event of a window is never masked: it is no
-    target of any other ranker either.
+    its last event. A masked event takes the time of the newest unmasked event before it, because
+    the time of the next event is what scoring cannot know. The first event of a window is never
+    masked: it is no target of any other ranker either.
     """
 
     name = "bert4rec"
@@ -80,13 +80,15 @@ class BERT4Rec(SequentialRanker):
         alone_B1 = (share_B1 < self.config.last_share) | ~drawn_BX.any(dim=1, keepdim=True)
         masked_BX = torch.where(alone_B1, last_BX, drawn_BX)
         times_BX = torch.cat([batch.times_BL, batch.times_BL[:, -1:]], dim=1)
-        before_BX = functional.pad(batch.times_BL, (1, 0))
+        places_X = torch.arange(ids_BX.shape[1], device=self.device)
+        seen_BX = (places_X * ~masked_BX).cummax(dim=1).values
         return SequenceBatch(
             ids_BX * ~masked_BX,
             valid_BX,
-            torch.where(masked_BX, before_BX, times_BX),
+            times_BX.gather(1, seen_BX),
             functional.pad(batch.actions_BL, (0, 1)) * ~masked_BX,
             ids_BX * masked_BX,
+            origins_B4=batch.origins_B4,
         )
 
     def _fill_in(

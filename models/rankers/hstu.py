@@ -14,10 +14,11 @@ class HSTUConfig(SequentialConfig):
 
 @register
 class HSTU(SequentialRanker):
-    """HSTU as a sequential ranker with tied item vectors and full cross-entropy.
+    """HSTU as a sequential ranker with tied item vectors and cross-entropy.
 
     Source: Zhai et al., Actions Speak Louder than Words, ICML 2024 (arXiv 2402.17152). The
-    published code samples negatives; here the loss ranks the whole catalogue.
+    published code samples negatives; here the loss ranks the whole catalogue unless that is large
+    (`loss`).
     """
 
     name = "hstu"

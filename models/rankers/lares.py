@@ -75,7 +75,9 @@ class LARES(SequentialRanker):
 
     Source: LARES, 2025 (arXiv 2505.16865), and its authors' defaults. Training draws one depth per
     batch, Poisson around a log-normal rate, plus one, at most three times the mean. Scoring takes
-    the mean depth from a zero state, so that a list does not depend on a draw.
+    the mean depth from a zero state, so that a list does not depend on a draw. The core has no
+    positions or times of its own: they are in the encoder's states, of which each recurrence is
+    reminded.
 
     Inferences: the contrasts compare by cosine, since nothing bounds the norm of a state. States
     with the same target are paired inside the batch, across rows, which gives both the same depth
@@ -98,7 +100,7 @@ class LARES(SequentialRanker):
         if config.reasoning_steps:
             inner = config.inner or 4 * config.dim
             settings = BlockSettings(
-                config.dim, config.num_heads, inner, config.dropout, activation=config.activation
+                config.dim, config.num_heads, inner, config.dropout, config.norm, config.activation
             )
             self.core = RecurrentCore(settings, config.core_layers, config.adapter)
         if config.reasoning_steps and config.reasoning_form == "gated":

@@ -17,7 +17,6 @@ from models.encoders.prompted import PromptedEncoder
 from models.item_table import state_of
 from models.latent_reasoning import LatentReasoner, ReasoningConfig
 from models.layers.halting import HaltingRule
-from models.losses import full_cross_entropy
 from models.registry import register
 from models.sequences import SequenceStore
 from models.sequential import encoder_parts
@@ -47,7 +46,8 @@ class ManCARConfig(ReasoningConfig):
         step_weight: Weight of the mean cross-entropy of the thoughts before the last (published:
             of their sum, the same for two thoughts).
         halt_divergence: Halt a row once a thought's prediction diverges from the one before by at
-            most this, in nats; None thinks to the end. Distributions are over all items, without
+            most this, in nats; None thinks to the end. Distributions are over all items that
+            a list can hold, without
             the learned number for repeats; the value is a choice.
     """
 
@@ -62,7 +62,7 @@ class ManCARConfig(ReasoningConfig):
     schedule: Literal["rising", "falling", "flat"] = "rising"
     schedule_exponent: float = Field(default=2.0, ge=0)
     step_weight: float = Field(default=0.5, ge=0)
-    halt_divergence: float | None = Field(default=1e-3, ge=0)
+    halt_divergence: float | None = Field(default=1e-3, gt=0)
 
     def temperature_of(self, thought: int) -> float:
         """Temperature that thought 1..K learns at; 1 for the prediction before them."""
@@ -193,18 +193,15 @@ class ManCAR(LatentReasoner):
 
         The teacher's cross-entropy is the target's, plus what the list's other items make of the
         difference: the softmax is taken once, in the loss that never holds it whole, or over drawn
-        items where the settings' loss is a sampled softmax.
+        items where the settings' loss draws.
         """
         shares_TC = teacher_shares(lists_TC, spread)
         queries_TD = self.scale_queries(states_TD)
         scores_TC = torch.einsum("td,tcd->tc", queries_TD, self.vectors_of(lists_TC))
         moved_T = scores_TC[:, 0] - (shares_TC * scores_TC).sum(dim=1)
         certain_T = torch.xlogy(shares_TC, shares_TC).sum(dim=1)
-        targets_T = lists_TC[:, 0]
-        if self.loss == "sampled":
-            whole = self.cross_entropy(states_TD, targets_T, None, weighed=False)
-        else:
-            whole = full_cross_entropy(queries_TD, self.training_vectors(), targets_T - 1)
+        by = "ce" if self.loss == "ce" else "sampled"
+        whole = self.cross_entropy(states_TD, lists_TC[:, 0], None, weighed=False, loss=by)
         return whole + self.mean_over_targets(moved_T + certain_T)
 
 

@@ -14,10 +14,11 @@ class SASRecConfig(SequentialConfig):
 
 @register
 class SASRec(SequentialRanker):
-    """SASRec with tied item vectors and full cross-entropy.
+    """SASRec with tied item vectors and cross-entropy.
 
     Source: Kang and McAuley, Self-Attentive Sequential Recommendation, ICDM 2018. The loss is
-    cross-entropy over the whole catalogue instead of one sampled negative, and positions count the
+    cross-entropy over the whole catalogue, or over shared draws where that is large (`loss`),
+    instead of one sampled negative, and positions count the
     real events of a row, so that padding never shifts them.
     """
 

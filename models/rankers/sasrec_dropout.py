@@ -1,4 +1,4 @@
-"""A control for reasoning: the same inference passes, spent on averaging dropout samples.
+"""A control for reasoning: as many passes, spent on averaging dropout samples.
 
 Shape legend: B rows, L positions, D width.
 """
@@ -29,7 +29,8 @@ class SASRecDropout(SequentialRanker):
     """SASRec that scores with the mean state of several passes under dropout.
 
     It asks whether a gain of reasoning is one of ensembling (a control, no published method): three
-    passes cost what two thoughts at every position do. Each pass drops coordinates of the item
+    passes cost what two thoughts at every position do, and at inference, where a reasoner thinks at
+    the last position alone, more. Each pass drops coordinates of the item
     vectors, the same ones for every row and position and at every call, so that a list depends on
     nobody else's.
     """

@@ -20,6 +20,8 @@ from models.registry import register
 from models.semantic_ids import code_diagnostics, residual_ids
 from models.similar_items import nearest_items
 
+THINKING = ("thoughts", "rl")
+
 
 class StreamRecConfig(CodedConfig):
     """Settings of STREAM-Rec.
@@ -119,7 +121,7 @@ class StreamRec(CodedRanker):
         self.similar_N1.copy_(nearest_items(vectors_N1D, self.known_N1, 1)[:, 0])
 
     def _train_parts(self, stage: str) -> None:
-        hinted, thinking = stage == "pretrain", stage in ("thoughts", "rl")
+        hinted, thinking = stage == "pretrain", stage in THINKING
         self.head.requires_grad_(stage != "vectors")
         for hint in (self.hint_place_D, self.hint_gate_D):
             hint.requires_grad_(hinted and self.config.hint_weight > 0)
@@ -217,10 +219,17 @@ class StreamRec(CodedRanker):
 
     def final_states(self, base: BasePass) -> Tensor:
         """Think from the last position where the weights have learnt to: [B, D]."""
-        if self.stage in ("thoughts", "rl") and self.thoughts.steps:
+        if self.stage in THINKING:
             chain: ThoughtChain = self.thoughts(self.encoder, base.at_last())
             return chain.states[-1][:, 0]
         return super().final_states(base)
+
+    def _step_vectors(self, batch: SequenceBatch, items_BLD: Tensor) -> Tensor:
+        if self.stage not in THINKING:
+            return super()._step_vectors(batch, items_BLD)
+        base = self.run_encoder(batch, items_BLD, last_only=True).at_last()
+        chain: ThoughtChain = self.thoughts(self.encoder, base)
+        return torch.stack(chain.states)[:, :, 0]
 
     def chunk_scores(self, query_BD: Tensor, start: int, stop: int) -> Tensor:
         """Log probability of items by their codes; the dot product in the first stage."""

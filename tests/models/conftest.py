@@ -79,10 +79,7 @@ def small_ranker(
     ranker.fit_statistics(store)
     if ranker.takes_text:
         ranker.learn_text(random_text())
-    _move(ranker)
-    for stage in ranker.stages[1:]:
-        if upto == ranker.stages[0]:
-            break
+    for stage in ranker.stages:
         ranker.start_stage(stage)
         _move(ranker)
         if upto == stage:

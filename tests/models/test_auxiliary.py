@@ -10,7 +10,7 @@ from torch.nn import functional
 from models import registry
 from models.auxiliary.icsrec import ICSRec, draw_partners
 from models.auxiliary.sra_cl import SRACL
-from models.batch import SequenceBatch, collate
+from models.batch import BatchPlan, SequenceBatch, collate, training_batches
 from models.fitting import FitConfig, Fitter
 from models.prefixes import prefixes_at
 from models.sequences import SequenceStore
@@ -174,6 +174,28 @@ def test_sra_inter_equals_the_loop(store: SequenceStore) -> None:
         mixed.append((weights[:, None] * states).sum(0))
     expected = -(anchors @ torch.stack(mixed).T).log_softmax(dim=1).diagonal().mean()
     torch.testing.assert_close(objective.inter(ranker, prefixes, anchors), expected)
+
+
+def test_no_sequence_is_its_own_neighbour_wherever_its_window_lies() -> None:
+    """Rows of length 30 to 40, windows of 12: a crop rarely begins where the newest window does."""
+    long = random_store(rows=40, shortest=30, longest=40)
+    ranker = ranker_with(long, SRA_CL | {"windows": 40})
+    objective = ranker.auxiliaries[0]
+    assert isinstance(objective, SRACL)
+    plan = BatchPlan(batch_size=40, max_length=12, random_crop=True)
+    (batch,) = training_batches(long, plan, epoch=0)
+    assert batch.origins_B4 is not None
+    last = torch.full((40,), 11)
+    near, real = objective.nearest_windows(ranker, prefixes_at(batch, torch.arange(40), last))
+    assert real.all()
+    row_of = {tuple(origin): row for row, origin in enumerate(objective.origins_W4.tolist())}
+    assert len(row_of) == 40
+    own = torch.tensor([row_of[tuple(origin)] for origin in batch.origins_B4.tolist()])
+    assert not (near == own[:, None]).any()
+    # Without what tells the rows, some would be.
+    objective.origins_W4.zero_()
+    near, _ = objective.nearest_windows(ranker, prefixes_at(batch, torch.arange(40), last))
+    assert (near == own[:, None]).any()
 
 
 def test_views_replace_a_share_of_the_items_by_neighbours(store: SequenceStore) -> None:

@@ -77,3 +77,12 @@ def test_masked_events_look_both_ways() -> None:
         with torch.no_grad():
             states.append(ranker._fill_in(cloze, ranker.items(ids)).hidden_BQD[0, 1])
     assert not torch.allclose(states[0], states[1], atol=1e-4)
+
+
+def test_neighbouring_masks_keep_each_other_s_time() -> None:
+    times = [10, 20, 30, 40, 50]
+    ranker = bert4rec(SequenceStore.from_lists([[3, 5, 7, 9, 2]]), mask_share=1.0, last_share=0.0)
+    row = SequenceStore.from_lists([[3, 5, 7, 9, 2]], [times])
+    cloze = ranker.mask_events(training(row))
+    assert (cloze.item_ids_BL[0, -4:] == 0).all()
+    assert cloze.times_BL[0, -5:].tolist() == [10] * 5

@@ -89,3 +89,12 @@ def test_ties_go_to_the_lower_number() -> None:
 def test_nothing_to_cluster_is_an_error() -> None:
     with pytest.raises(ValueError, match="3 clusters of 0 points"):
         k_means(torch.empty(0, 4), 3)
+
+
+def test_reduced_precision_around_it_changes_no_centre() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points, centres = (torch.randn(n, 64, generator=generator) for n in (500, 256))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = nearest(points, centres)
+    for one, other in zip(inside, nearest(points, centres), strict=True):
+        assert torch.equal(one, other)

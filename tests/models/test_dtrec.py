@@ -86,7 +86,8 @@ def test_rows_halt_one_by_one(store: SequenceStore, rule: str, signal: str) -> N
         base = ranker.base_pass(batch)
         states = ranker.reason(base.at_last())[:, :, 0]
         queries = ranker.scale_queries(states)
-        values = getattr(halting_signals(states, queries, ranker.training_vectors()), signal)
+        listable = ranker.training_vectors()[ranker.known_N1[1:]]
+        values = getattr(halting_signals(states, queries, listable), signal)
         threshold = float(values[:2].median())
         ranker.config = ranker.config.model_copy(update={rule: threshold})
         halted = ranker.final_states(base)

@@ -18,7 +18,6 @@ from models.metrics import (
     coverage,
     gini,
     mean_ci,
-    mean_metrics,
     paired_bootstrap,
     per_user_metrics,
 )
@@ -125,9 +124,6 @@ def test_metrics_by_hand() -> None:
     assert metrics["ndcg@10"][2] == pytest.approx(1 / np.log2(11))
     assert metrics["ndcg@20"][4] == pytest.approx(1 / np.log2(21))
     np.testing.assert_allclose(metrics["mrr@10"][:4], [1, 1 / 3, 0.1, 0])
-    means = mean_metrics(metrics, np.array([True, True] + [False] * 5))
-    assert means["ndcg@10"] == 0.75
-    assert np.isnan(mean_metrics(metrics, np.zeros(7, bool))["ndcg@10"])
 
 
 def test_coverage_and_gini_by_hand() -> None:

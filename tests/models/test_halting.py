@@ -2,12 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from models.batch import collate
 from models.layers import halting
 from models.layers.halting import HaltingRule, HaltingSignals, halting_signals, thoughts_taken
+from models.rankers.mancar import ManCAR
+from models.sequences import SequenceStore
+from tests.models.conftest import small_ranker
 
 
 def chain(rows: int = 6, states: int = 4, dim: int = 5, items: int = 30) -> tuple[Tensor, Tensor]:
@@ -67,3 +72,21 @@ def test_a_chain_that_stands_still_halts_at_once() -> None:
     signals = halting_signals(states.repeat(4, 1, 1), states.repeat(4, 1, 1), items)
     for rule in (HaltingRule(divergence=1e-6), HaltingRule(agreement=1.0), HaltingRule(change=0.0)):
         assert thoughts_taken(signals, rule).tolist() == [1] * 6
+
+
+def test_rounding_makes_no_divergence_negative() -> None:
+    generator = torch.Generator().manual_seed(0)
+    state, items = torch.randn(1, 50, 8, generator=generator), torch.randn(90, 8)
+    states = torch.cat([state, state + 1e-7, state - 1e-7])
+    assert (halting_signals(states, states, items).divergence_KB >= 0).all()
+
+
+def test_items_that_no_list_holds_halt_nobody(store: SequenceStore) -> None:
+    """Vectors that training never moved may be anything."""
+    batch = collate(store, np.arange(20), 12)
+    ranker = small_ranker("mancar", store, halt_divergence=0.01)
+    assert isinstance(ranker, ManCAR)
+    with torch.no_grad():
+        before = ranker.encode(batch)
+        ranker.items.weight[~ranker.known_N1] += 50.0
+        assert torch.equal(ranker.encode(batch), before)

@@ -14,7 +14,7 @@ from models.places import same_target_pairs
 from models.policy import group_advantages
 from models.rankers.lares import LARES, list_reward
 from models.sequences import SequenceStore
-from tests.models.conftest import assert_learns_alike, random_store, small_ranker
+from tests.models.conftest import random_store, small_ranker
 
 
 def lares(store: SequenceStore, **settings: Any) -> LARES:
@@ -73,14 +73,6 @@ def test_refinement_equals_the_written_out_recurrence(
         assert steps.shape[:2] == (80, 4)
         torch.testing.assert_close(steps[:, -1], ranker.encode(batch))
         torch.testing.assert_close(steps[:, 2, :16], states[1][:, -1])
-
-
-def test_zero_steps_are_the_backbone_bit_for_bit(store: SequenceStore) -> None:
-    backbone = small_ranker("sasrec", store, seed=5)
-    ranker = small_ranker("lares", store, seed=5, reasoning_steps=0)
-    batch = collate(store, np.arange(30), 12, with_targets=True)
-    assert torch.equal(ranker.encode(batch), backbone.encode(batch))
-    assert_learns_alike(ranker, backbone, batch)
 
 
 def test_kept_recurrences_change_memory_alone(store: SequenceStore) -> None:

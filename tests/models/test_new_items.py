@@ -188,3 +188,15 @@ def test_a_new_item_finds_its_kind(settings: dict[str, object], recipe: dict[str
     scores = ranker.eval().scores(encode_rows(ranker, store), 37, 41)
     own = torch.from_numpy((store.items[store.starts] - 1) % 4)
     assert (scores.argmax(dim=1) == own).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("name", VECTOR_RANKERS)
+def test_all_that_counts_items_grows_with_the_catalogue(name: str, store: SequenceStore) -> None:
+    ranker = small_ranker(name + TEXT, store)
+    ranker.welcome(newcomers(), NEWER)
+    again = registry.from_spec(registry.to_spec(ranker)).eval()
+    again.load_state_dict(ranker.state_dict())
+    batch = collate(store, np.arange(9), 12)
+    with torch.no_grad():
+        scores = [one.scores(one.encode(batch), 1, NEWER + 1) for one in (ranker, again)]
+    assert torch.equal(scores[0], scores[1])

@@ -62,6 +62,17 @@ def test_moves_rows_as_the_rule_over_all_rows_says() -> None:
         torch.testing.assert_close(weight(ranker).detach(), expected)
 
 
+def test_a_vanishing_gradient_moves_next_to_nothing() -> None:
+    ranker, batch = problem()
+    optimisers = Optimisers(ranker, ROWS)
+    before = weight(ranker).detach().clone()
+    optimisers.zero_grad()
+    (1e-24 * torch.stack(list(ranker.losses(batch).values())).sum()).backward()
+    optimisers.clip(float("inf"))
+    optimisers.step(1.0)
+    torch.testing.assert_close(weight(ranker).detach(), before)
+
+
 def test_rows_without_a_gradient_stay() -> None:
     ranker, _ = problem(negatives=1)
     batch = collate(SequenceStore.from_lists([[3, 5, 7]]), np.array([0]), 12, with_targets=True)

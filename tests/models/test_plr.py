@@ -77,11 +77,8 @@ def test_streams_do_not_see_one_another(store: SequenceStore) -> None:
     assert not torch.allclose(before[:, :, 1], after[:, :, 1])
 
 
-@pytest.mark.parametrize("off", [{"num_streams": 0}, {"reasoning_steps": 0}])
-def test_without_streams_or_steps_it_is_the_backbone(
-    off: dict[str, int], store: SequenceStore
-) -> None:
-    backbone, ranker = small_ranker("sasrec", store, seed=5), plr(store, **off)
+def test_without_streams_it_is_the_backbone(store: SequenceStore) -> None:
+    backbone, ranker = small_ranker("sasrec", store, seed=5), plr(store, num_streams=0)
     assert isinstance(backbone, SequentialRanker)
     ranker.load_state_dict(backbone.state_dict())
     batch = collate(store, np.arange(30), 12, with_targets=True)

@@ -219,3 +219,22 @@ def test_training_items_beyond_the_catalogue_are_an_error(name: str) -> None:
 def test_more_items_than_a_query_can_carry_are_refused() -> None:
     with pytest.raises(ValueError, match="takes 16777216 items at most"):
         registry.build("sasrec", 2**24 + 1, dim=1, num_heads=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_statistics_read_nothing_behind_the_cut(name: str) -> None:
+    """Graphs, counts and samples of rows cut by time are those of a log that ends there."""
+    before = random_store(rows=200, longest=20).before(500)
+    found = []
+    for store in (before, before.compact()):
+        torch.manual_seed(0)
+        settings = {"dim": 8, "max_length": 6} if registry.ranker_class(name).is_trainable else {}
+        fields = registry.config_class(name).model_fields
+        if "auxiliary" in fields and name != "onepiece":
+            settings |= {"auxiliary": "icsrec,sra-cl"}
+        ranker = registry.build(name, NUM_ITEMS, **settings)
+        ranker.fit_statistics(store)
+        found.append(ranker.state_dict())
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        assert torch.equal(value, found[1][key]), key

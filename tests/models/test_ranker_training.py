@@ -17,6 +17,20 @@ NAMES = registry.names()
 TRAINABLE = [name for name in NAMES if registry.ranker_class(name).is_trainable]
 FUSED = [name + TEXT for name in TRAINABLE]
 LENGTH = 12
+# What adds a stage that is off by default.
+REWARDED: dict[str, dict[str, Any]] = {
+    "lares": {"rollouts": 4},
+    "reg4rec": {"policy_weight": 0.1},
+}
+
+
+def _stages() -> list[tuple[str, str, dict[str, Any]]]:
+    found = []
+    for name in TRAINABLE:
+        settings = REWARDED.get(name, {})
+        small = registry.build(name, NUM_ITEMS, dim=8, max_length=4, **settings)
+        found += [(name, stage, settings) for stage in small.stages]
+    return found + [(name, "", {}) for name in FUSED]
 
 
 # Filling in masked events looks both ways on purpose; what it may not see has tests of its own.
@@ -37,9 +51,11 @@ def test_training_positions_do_not_see_their_future(name: str, store: SequenceSt
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", TRAINABLE + FUSED)
-def test_gradients_are_finite_with_rows_of_padding(name: str, store: SequenceStore) -> None:
-    ranker = small_ranker(name, store).train()
+@pytest.mark.parametrize(("name", "stage", "settings"), _stages())
+def test_gradients_are_finite_with_rows_of_padding(
+    name: str, stage: str, settings: dict[str, Any], store: SequenceStore
+) -> None:
+    ranker = small_ranker(name, store, upto=stage, **settings).train()
     ranker.start_epoch(100)
     batch = collate(store, np.arange(6), LENGTH, with_targets=True)
     assert batch.targets_BL is not None
@@ -55,9 +71,11 @@ def test_gradients_are_finite_with_rows_of_padding(name: str, store: SequenceSto
             assert torch.isfinite(parameter.grad).all()
 
 
-@pytest.mark.parametrize("name", TRAINABLE + FUSED)
-def test_a_batch_without_targets_has_loss_zero(name: str, store: SequenceStore) -> None:
-    ranker = small_ranker(name, store).train()
+@pytest.mark.parametrize(("name", "stage", "settings"), _stages())
+def test_a_batch_without_targets_has_loss_zero(
+    name: str, stage: str, settings: dict[str, Any], store: SequenceStore
+) -> None:
+    ranker = small_ranker(name, store, upto=stage, **settings).train()
     ranker.start_epoch(100)
     batch = collate(store, np.arange(4), LENGTH, with_targets=True)
     assert batch.targets_BL is not None

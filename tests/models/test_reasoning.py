@@ -14,8 +14,7 @@ from models.layers.transformer import causal_mask
 from models.losses import in_batch_contrast, pairwise_kl
 from models.prefixes import prefixes_at
 from models.sequences import SequenceStore
-from models.sequential import SequentialRanker
-from tests.models.conftest import assert_learns_alike, one_more, random_store, small_ranker
+from tests.models.conftest import one_more, random_store, small_ranker
 
 NAMES = ["rearec-erl", "rearec-prl", "dtrec"]
 
@@ -122,20 +121,6 @@ def test_the_last_position_alone_equals_all_positions(name: str, store: Sequence
         everywhere = ranker.reason(base)[:, :, -1]
         alone = ranker.reason(base.at_last())[:, :, 0]
         torch.testing.assert_close(alone, everywhere, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("backbone_name", ["sasrec", "hstu"])
-@pytest.mark.parametrize("name", NAMES)
-def test_zero_steps_are_the_backbone_bit_for_bit(
-    name: str, backbone_name: str, store: SequenceStore
-) -> None:
-    backbone = small_ranker(backbone_name, store, seed=5)
-    ranker = small_ranker(name, store, seed=5, reasoning_steps=0, backbone=backbone_name)
-    assert isinstance(backbone, SequentialRanker)
-    assert isinstance(ranker, SequentialRanker)
-    batch = collate(store, np.arange(30), 12, with_targets=True)
-    assert torch.equal(ranker.encode(batch), backbone.encode(batch))
-    assert_learns_alike(ranker, backbone, batch)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -153,6 +153,21 @@ def test_contradictions_are_held_down(store: SequenceStore) -> None:
     torch.testing.assert_close(merged[0, 1], logs[0, 0, 1] / 16)
 
 
+def test_a_full_contradiction_has_a_finite_gradient(
+    store: SequenceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Explanations differentiate the lists: a root at 0 must not make them nan."""
+    walker = reg4rec(store).walker
+    logs = torch.randn(2, 1, BOOKS, CODES, requires_grad=True)
+    order = torch.arange(BOOKS).expand(2, 1, BOOKS)
+    # No code of one codebook goes with any of another.
+    walker.together_GGKK.zero_()
+    walk = Walk(logs.log_softmax(dim=3), order, torch.zeros(2, 1))
+    walker.merge(walk, power=0.5).sum().backward()
+    assert logs.grad is not None
+    assert torch.isfinite(logs.grad).all()
+
+
 def test_rewards_look_at_the_next_items(store: SequenceStore) -> None:
     ranker = reg4rec(store, upto="rl", reward_steps=3, reward_decay=0.5)
     batch = training_batch(store, rows=3)

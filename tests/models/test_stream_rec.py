@@ -191,3 +191,15 @@ def test_without_steps_thoughts_change_nothing(store: SequenceStore) -> None:
     assert ranker.losses(batch).keys() == {"codes"}
     assert torch.equal(ranker.losses(batch)["codes"], before[0])
     assert torch.equal(ranker.encode(batch), before[1])
+
+
+@pytest.mark.parametrize(("stage", "states"), [("vectors", 1), ("pretrain", 1), ("thoughts", 3)])
+def test_every_state_of_the_chain_can_be_scored(
+    stage: str, states: int, store: SequenceStore
+) -> None:
+    ranker = stream_rec(store, stage)
+    batch = collate(store, np.arange(10), 12)
+    with torch.no_grad():
+        steps = ranker.encode_steps(batch)
+        assert steps.shape[1] == states
+        torch.testing.assert_close(steps[:, -1], ranker.encode(batch))

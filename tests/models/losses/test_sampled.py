@@ -68,6 +68,13 @@ def test_all_items_as_negatives_are_the_full_cross_entropy() -> None:
     assert_same(found, expected, [hidden, weight, bonus.value])
 
 
+def test_a_target_far_above_all_draws_overflows_nothing() -> None:
+    hidden = torch.full((3, 4), 5.0)
+    own, drawn = torch.full((3, 4), 5.0), torch.full((8, 4), 1e-3)
+    found = sampled_cross_entropy(hidden, own, drawn, torch.tensor([20, 21, 22]), everything(8))
+    assert found.item() == pytest.approx(0.0, abs=1e-6)
+
+
 def test_the_corrected_sum_over_the_others_is_unbiased() -> None:
     torch.manual_seed(0)
     scores, counts = torch.randn(30).exp(), torch.randint(1, 50, (30,)).float()
