@@ -4,10 +4,11 @@ Shape legend: R rows of a store, `...` the ranker's query shape.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.base import Ranker
 from models.batch import SequenceBatch, collate
@@ -16,6 +17,18 @@ from models.sequences import Ints, SequenceStore
 SHORTEST_WINDOW = 8
 # What the layers of a tile pass on to each other should fit into a CPU's cache; a GPU wants work.
 CPU_TILE_ROWS, TILE_ROWS = 64, 256
+
+
+@contextmanager
+def at_inference(ranker: nn.Module) -> Iterator[None]:
+    """Switch all parts to inference, then back to what each was: frozen parts stay at inference."""
+    learning = [part for part in ranker.modules() if part.training]
+    ranker.eval()
+    try:
+        yield
+    finally:
+        for part in learning:
+            part.training = True
 
 
 def window_lengths(store: SequenceStore, max_length: int) -> Ints:
@@ -34,15 +47,13 @@ def encode_rows(ranker: Ranker, store: SequenceStore, steps: bool = False) -> Te
     A row's query does not depend on the rows around it, to the last bit: rows are grouped by
     rounded length and every group is cut into tiles of one fixed size, filled up with empty rows.
     """
-    was_training = ranker.training
-    ranker.eval()
     encode = ranker.encode_steps if steps else ranker.encode
     order: list[Ints] = []
     found: list[Tensor] = []
-    for rows, batch in _tiles(ranker, store):
-        order.append(rows)
-        found.append(encode(batch)[: len(rows)])
-    ranker.train(was_training)
+    with at_inference(ranker):
+        for rows, batch in _tiles(ranker, store):
+            order.append(rows)
+            found.append(encode(batch)[: len(rows)])
     if not found:
         empty = SequenceStore.from_lists([[]])
         return encode(collate(empty, np.array([0]), SHORTEST_WINDOW).to(ranker.device))[:0]
@@ -79,14 +90,12 @@ def contribute_rows(ranker: Ranker, store: SequenceStore, items_RK: Tensor) -> T
 
     Positions are left padded to `max_length`; an item id of 0 carries nothing.
     """
-    was_training = ranker.training
-    ranker.eval()
     width = ranker.config.max_length
     carried = torch.zeros((len(store), items_RK.shape[1], width))
-    for rows, batch in _tiles(ranker, store):
-        filled = torch.zeros((batch.num_rows, items_RK.shape[1]), dtype=torch.int64)
-        filled[: len(rows)] = items_RK[torch.from_numpy(rows)].cpu()
-        found = ranker.contributions(batch, filled.to(ranker.device)).cpu()
-        carried[torch.from_numpy(rows), :, width - batch.length :] = found[: len(rows)]
-    ranker.train(was_training)
+    with at_inference(ranker):
+        for rows, batch in _tiles(ranker, store):
+            filled = torch.zeros((batch.num_rows, items_RK.shape[1]), dtype=torch.int64)
+            filled[: len(rows)] = items_RK[torch.from_numpy(rows)].cpu()
+            found = ranker.contributions(batch, filled.to(ranker.device)).cpu()
+            carried[torch.from_numpy(rows), :, width - batch.length :] = found[: len(rows)]
     return carried * (items_RK > 0).cpu()[:, :, None]

@@ -4,8 +4,6 @@ Shape legend: W windows, L positions, B rows, Q places, P states.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from models.batch import SequenceBatch, collate
 from models.encoders.base import BasePass
+from models.encoding import at_inference
 from models.sequences import SequenceStore
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Auxiliary(nn.Module, ABC):
         since only the last state is one of a sub-sequence then.
         """
         every, states = self.windows(), []
-        with _without_dropout(ranker):
+        with at_inference(ranker):
             for first in range(0, len(every.item_ids_BL), ENCODE_ROWS):
                 rows = slice(first, first + ENCODE_ROWS)
                 batch = SequenceBatch(
@@ -136,15 +135,3 @@ class Auxiliary(nn.Module, ABC):
     @abstractmethod
     def contrasts(self, ranker: "SequentialRanker", base: BasePass) -> dict[str, Tensor]:
         """Return the terms of a training batch."""
-
-
-@contextmanager
-def _without_dropout(ranker: nn.Module) -> Iterator[None]:
-    """Switch all parts to inference, then back to what each was: frozen parts stay at inference."""
-    learning = [part for part in ranker.modules() if part.training]
-    ranker.eval()
-    try:
-        yield
-    finally:
-        for part in learning:
-            part.training = True

@@ -100,6 +100,16 @@ def test_the_batched_loss_is_the_mean_over_rows(name: str, store: SequenceStore)
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
+def test_encoding_leaves_each_part_as_it_was(name: str, store: SequenceStore) -> None:
+    """A look at the lists in the middle of an epoch must not wake what a stage froze."""
+    ranker = small_ranker(name, store).train()
+    ranker.start_epoch(0)
+    before = {key: part.training for key, part in ranker.named_modules()}
+    encode_rows(ranker, store)
+    assert {key: part.training for key, part in ranker.named_modules()} == before
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
 def test_learns_a_small_log_by_heart(name: str) -> None:
     """Each of 32 rows walks its own way through the catalogue; all next items can be known."""
     rng = np.random.default_rng(3)
