@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import ray
 import structlog
 
-from pipelines.errors import ServiceUnavailable
+from pipelines.errors import InputError, ServiceUnavailable
 from pipelines.io.reachable import require_answer
 from pipelines.settings.groups import RaySettings
 
@@ -47,6 +47,28 @@ def ray_cluster(settings: RaySettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def require_room(settings: RaySettings) -> None:
+    """Say so when the training workers do not fit into the running cluster: Ray only waits.
+
+    Raises:
+        InputError: they never will, on a Ray that was started here; a cluster may yet grow.
+    """
+    workers = settings.num_workers
+    wanted = {"CPU": workers * settings.cpus_per_worker, "GPU": workers * settings.use_gpu}
+    there = {kind: ray.cluster_resources().get(kind, 0.0) for kind in wanted}
+    short = [kind for kind in wanted if wanted[kind] > there[kind]]
+    if not short:
+        return
+    lacking = " and ".join(f"{wanted[kind]:g} {kind}s of {there[kind]:g}" for kind in short)
+    if settings.address is None:
+        raise InputError(
+            f"RECKONER_RAY__NUM_WORKERS={workers} asks for {lacking} on this machine: set fewer "
+            "workers, less for each (RECKONER_RAY__CPUS_PER_WORKER, RECKONER_RAY__USE_GPU) or a "
+            "cluster's RECKONER_RAY__ADDRESS"
+        )
+    log.warning("waiting until the Ray cluster has room", asks_for=lacking, num_workers=workers)
 
 
 def _join(address: str) -> None:

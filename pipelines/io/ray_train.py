@@ -18,7 +18,7 @@ from models.fitting import Forward
 from models.parallel import fully_sharded, replicated
 from models.workers import ALONE, Workers
 from pipelines.errors import InputError
-from pipelines.io.cluster import ray_cluster
+from pipelines.io.cluster import ray_cluster, require_room
 from pipelines.io.progress import progress_board
 from pipelines.io.run_files import storage_folder
 from pipelines.io.training_job import (
@@ -37,11 +37,13 @@ def train(job: Job, settings: Settings, ranker: Ranker) -> Trained:
     """Run the job to its end, resuming what an earlier attempt left; load its weights.
 
     Raises:
-        InputError: the loss stopped being finite; names the step and the last good checkpoint.
+        InputError: the workers never fit on this machine, or the loss stopped being finite; names
+            the step and the last good checkpoint.
     """
     if settings.ray.num_workers == 0:
         return _train_here(job, settings, ranker)
     with ray_cluster(settings.ray), progress_board() as board:
+        require_room(settings.ray)
         trainer = ray.train.torch.TorchTrainer(
             _worker,
             train_loop_config={"job": asdict(job), "board": board},

@@ -13,10 +13,12 @@ import torch
 
 from models.registry import config_class, names, ranker_class
 from pipelines.cli import main
+from pipelines.io.cluster import require_room
 from pipelines.io.lake import Lake
 from pipelines.io.tracking import Registry
 from pipelines.run import Run
 from pipelines.settings import load_settings
+from pipelines.settings.groups import RaySettings
 from tests.command import Command
 from tests.pipelines.conftest import QUICK
 from tests.pipelines.planted import DS, plant
@@ -102,6 +104,25 @@ def test_two_workers_learn_the_same_task(
     assert result["version"] == "2"
     assert result["ndcg@10"][1] > 0.3
     assert weights(trained.lake, "2")["items.weight"].shape[0] == 41
+
+
+def test_workers_that_never_fit_are_refused(
+    trained: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would wait for ever without a word."""
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "999")
+    assert trained("train-ranker", "--partition", DS, *QUICK) == 2
+    assert "RECKONER_RAY__NUM_WORKERS=999 asks for 999 CPUs of " in trained.last_line
+    monkeypatch.setenv("RECKONER_RAY__USE_GPU", "true")
+    assert trained("train-ranker", "--partition", DS, *QUICK) == 2
+    assert "999 GPUs of " in trained.last_line
+
+
+def test_a_cluster_may_grow_until_they_fit(
+    one_ray: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    require_room(RaySettings(address="auto", num_workers=999))
+    assert "999 CPUs of " in capfd.readouterr().err
 
 
 def test_killed_training_resumes_at_the_exact_batch(
