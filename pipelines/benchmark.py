@@ -21,7 +21,7 @@ from models.evaluation import (
     target_ranks,
     user_slices,
 )
-from models.fitting import EpochResult, Fitter
+from models.fitting import EpochResult, Fitter, NonFiniteLossError
 from models.metrics import Floats, mean_ci, per_user_metrics
 from models.seen import SeenItems
 from models.top_k import top_k
@@ -135,7 +135,10 @@ def _fit(request: Request, split: Split, seed: int) -> tuple[Ranker, Fitter | No
             recipe = recipe.model_copy(update={"cpu_seconds": left})
         device = "cuda" if torch.cuda.is_available() else "cpu"
         fitter = Fitter(ranker, split.train, recipe, split.validation, device=device)
-        fitter.fit(on_epoch=lambda result: _say(request, seed, result))
+        try:
+            fitter.fit(on_epoch=lambda result: _say(request, seed, result))
+        except NonFiniteLossError as error:
+            raise InputError(f"{request.ranker}, seed {seed}: {error}") from error
     seconds = time.process_time() - began
     if request.text is not None:
         ranker.welcome(request.text, len(request.dataset.items))

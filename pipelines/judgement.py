@@ -112,6 +112,12 @@ def metric_rows(version: str, judgement: Judgement) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
+def judged_versions(context: Context) -> set[str]:
+    """The versions that have rows in the night's partition."""
+    rows = context.lake.unrecorded().read("ranker_metrics", context.ds, ["model_version"])
+    return set(rows["model_version"].to_pylist())
+
+
 def publish_metrics(context: Context, judgements: Mapping[str, Judgement]) -> None:
     """Put the rows of these versions into the night's partition; other versions' rows stay."""
     if context.dry_run or not judgements:

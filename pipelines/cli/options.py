@@ -1,6 +1,7 @@
 """Options that commands share, and how a command answers."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -37,7 +38,7 @@ def key_values(pairs: list[str] | None) -> dict[str, str]:
 def answer(result: Any, as_json: bool, render: Callable[[Any], str] | None = None) -> None:
     """Print a result: JSON for machines, a short text for people."""
     if as_json:
-        print(json.dumps(result, default=str))
+        print(json.dumps(_finite(result), default=str, allow_nan=False))
     elif render:
         print(render(result))
     else:
@@ -45,6 +46,15 @@ def answer(result: Any, as_json: bool, render: Callable[[Any], str] | None = Non
             if value not in (None, {}, [], ""):
                 print(f"{key:>18}  {_plain(value)}")
     sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Put null for what JSON has no number for, such as the mean of no users."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> str:

@@ -25,6 +25,7 @@ from models.base import Ranker
 from models.registry import from_spec
 from pipelines.errors import InputError, ServiceUnavailable
 from pipelines.io.reachable import require_answer
+from pipelines.io.registry_file import create_whole
 from pipelines.settings import Settings
 
 log = structlog.get_logger()
@@ -83,6 +84,7 @@ class Registry:
         if self.tracking_uri.startswith("http"):
             require_answer("MLflow", self.tracking_uri, "RECKONER_MLFLOW__TRACKING_URI")
         with reaching(self.tracking_uri):
+            create_whole(self.tracking_uri)
             self._client = MlflowClient(self.tracking_uri, self.tracking_uri)
 
     def register(self, card: Card, weights: dict[str, Tensor], tags: dict[str, str]) -> str:
@@ -203,6 +205,11 @@ class Registry:
             raise InputError(f"champion {champion} has no previous champion to go back to")
         self.resolve(previous)
         with reaching(self.tracking_uri):
+            before = self._client.get_model_version(MODEL, previous).tags.get(PREVIOUS)
+            if before is None:
+                self._client.delete_registered_model_tag(MODEL, PREVIOUS)
+            else:
+                self._client.set_registered_model_tag(MODEL, PREVIOUS, before)
             self._client.set_registered_model_alias(MODEL, CHAMPION, previous)
         return champion, previous
 
@@ -212,13 +219,14 @@ class Registry:
             self._client.set_model_version_tag(MODEL, version, key, value[:4900])
 
     def _experiment(self) -> str:
-        found = self._client.get_experiment_by_name(MODEL)
-        if found is not None:
-            return str(found.experiment_id)
-        created = self._client.create_experiment(MODEL, artifact_location=self.artifact_root)
-        if self.find("1") is None:
+        """The experiment's id; creates it and the model, each unless someone has."""
+        with _unless_there():
             self._client.create_registered_model(MODEL)
-        return str(created)
+        with _unless_there():
+            self._client.create_experiment(MODEL, artifact_location=self.artifact_root)
+        found = self._client.get_experiment_by_name(MODEL)
+        assert found is not None, "it was there, or has just been created"
+        return str(found.experiment_id)
 
     def _log(self, run_id: str, card: Card) -> None:
         flat = {f"recipe.{key}": str(value)[:250] for key, value in card.recipe.items()}
@@ -247,6 +255,16 @@ class Registry:
                 artifact_uri=source, dst_path=scratch, tracking_uri=self.tracking_uri
             )
             yield Path(local)
+
+
+@contextmanager
+def _unless_there() -> Iterator[None]:
+    """Create what another run, or an earlier one that was killed, may have created."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _write(folder: Path, card: Card, weights: dict[str, Tensor]) -> None:

@@ -6,13 +6,19 @@ A nested field is reached with a double underscore: `RECKONER_SPARK__MASTER` set
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from pipelines.errors import InputError, input_errors
 from pipelines.io.tree_file import read_tree
@@ -97,6 +103,8 @@ def load_settings(lake_uri: str | None = None) -> Settings:
     _refuse_unknown(values, os.environ)
     try:
         settings = Settings(**values)
+    except SettingsError as error:
+        raise InputError(f"{_unreadable(error)}: {error.__cause__}") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -104,6 +112,14 @@ def load_settings(lake_uri: str | None = None) -> Settings:
     uri = lake_uri or settings.lake_uri
     # Workers run in folders of their own: a relative path would mean another lake there.
     return settings.model_copy(update={"lake_uri": uri if "://" in uri else os.path.abspath(uri)})
+
+
+def _unreadable(error: SettingsError) -> str:
+    """Name the variables of the group that the error speaks of: it names no single one."""
+    group = re.findall(r'field "(\w+)"', str(error))
+    wanted = tuple(PREFIX + name.upper() for name in group)
+    names = [name for name in os.environ if name.upper().startswith(wanted)]
+    return f"{' or '.join(names)}: lists and maps are written as JSON, such as '[\"view\"]'"
 
 
 def known_keys() -> list[str]:

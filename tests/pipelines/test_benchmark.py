@@ -193,6 +193,14 @@ def test_bad_usage_is_one_line_and_exit_2(
     assert not (shop / "x.json").exists()
 
 
+def test_diverged_training_is_exit_2(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--dataset", str(shop), "--ranker", "sasrec", "--out", str(shop / "x.json"))
+    assert call(*words, "--set", "lr=1e12", "--set", "eval_every=9") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "sasrec, seed 0: training diverged at step" in last
+    assert not (shop / "x.json").exists()
+
+
 def broken(table: pa.Table, how: str) -> pa.Table:
     if how == "column":
         return table.drop_columns(["item_id"])

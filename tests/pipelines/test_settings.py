@@ -49,6 +49,18 @@ def test_an_unknown_variable_names_the_nearest(
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RECKONER_SEQUENCES__ACTIONS", "view"), ("RECKONER_STORAGE_OPTIONS", "abc")],
+)
+def test_a_list_or_map_that_is_no_json_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"{name}: lists and maps are written as JSON"):
+        load_settings("/lake")
+
+
 def test_an_unknown_key_in_a_file_names_the_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
