@@ -119,7 +119,7 @@ def _ingest_steps(settings: Settings) -> list[Step]:
     if settings.events.source is None:
         raise InputError(
             "events.source is not set: name the nightly delivery with RECKONER_EVENTS__SOURCE, "
-            "such as /deliveries/{partition}/events.csv"
+            "such as /deliveries/{partition}/events.csv; nightly --no-ingest takes what is there"
         )
     steps = [Step("ingest-events", lambda context: ingest_events.run(context, Request()))]
     if settings.items.source is not None:
