@@ -130,7 +130,7 @@ def target_ranks(
 
     Collective where the items lie over several workers: all judge the same users and get the same
     ranks. Ties count against the target. A target that the ranker cannot score, or (in the second
-    answer) that the user has seen, is a miss: its rank is inf.
+    answer) that the user has seen, or whose score is nan, is a miss: its rank is inf.
 
     Args:
         ranker: Scores the items.
@@ -157,8 +157,10 @@ def target_ranks(
         )
         allowed[first:last] = above[: last - first]
         excluded[first:last] = (above - above_seen)[: last - first]
-    allowed[~scored] = np.inf
-    excluded[~scored | seen.contains(targets)] = np.inf
+    # Every target counts itself, but for one whose score is nan.
+    nowhere = ~scored | (allowed < 1)
+    allowed[nowhere] = np.inf
+    excluded[nowhere | seen.contains(targets)] = np.inf
     return allowed, excluded
 
 

@@ -47,8 +47,9 @@ def in_seconds(store: SequenceStore) -> SequenceStore:
 def read_dataset(folder: Path) -> Dataset:
     """Read and order the events of a folder.
 
-    Equal times are ordered by `position` where the file has it, then by item id. Actions, where the
-    file has them, get the codes 1, 2, ... in the order of their names.
+    Equal times are ordered by `position` where the file has it (rows without one last, as in the
+    nightly sequences), then by item id. Actions, where the file has them, get the codes 1, 2, ...
+    in the order of their names.
 
     Raises:
         InputError: If the file is missing, unreadable or empty, or a column is missing, of the
@@ -71,7 +72,7 @@ def read_dataset(folder: Path) -> Dataset:
     if table.num_rows == 0:
         raise InputError(f"{path} has no rows")
     for name in wanted:
-        if table[name].null_count:
+        if name != "position" and table[name].null_count:
             row = pc.index(pc.is_null(table[name]), pa.scalar(True)).as_py()
             raise InputError(f"{path} row {row + 1}: {name} is empty")
     micros = _micros(path, table["ts"])
@@ -79,9 +80,10 @@ def read_dataset(folder: Path) -> Dataset:
     items, item_of = _codes(table["item_id"])
     position = np.zeros(len(micros), np.int64)
     if "position" in wanted:
-        if not pa.types.is_integer(table["position"].type):
-            raise InputError(f"{path}: position must be an integer, found {table['position'].type}")
-        position = table["position"].to_numpy()
+        kind = table["position"].type
+        if not (pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise InputError(f"{path}: position must be an integer, found {kind}")
+        position = table["position"].cast(pa.int64()).fill_null(np.iinfo(np.int64).max).to_numpy()
     action_of = np.zeros(len(micros), np.int64)
     if "action" in wanted:
         action_of = _codes(table["action"])[1] + 1

@@ -116,6 +116,14 @@ def test_ranks_equal_counting(levels: int, chunk: int) -> None:
         assert excluded[row] == (np.inf if target in histories[row] else expected)
 
 
+def test_a_target_without_a_number_for_a_score_is_a_miss() -> None:
+    """Weights that have just diverged must not look like the best there ever were."""
+    ranker = TableRanker(torch.full((3, 6), torch.nan))
+    seen = SeenItems.from_store(SequenceStore.from_lists([[1], [2], [3]]))
+    for ranks in target_ranks(ranker, torch.arange(3), np.array([4, 5, 3]), seen):
+        assert (ranks == np.inf).all()
+
+
 def test_metrics_by_hand() -> None:
     metrics = per_user_metrics(np.array([1.0, 3.0, 10.0, 11.0, 20.0, 21.0, np.inf]))
     assert metrics["recall@10"].tolist() == [1, 1, 1, 0, 0, 0, 0]

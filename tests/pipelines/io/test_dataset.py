@@ -59,6 +59,21 @@ def test_parts_of_a_second_order_and_cut(unit: str, step: int, tmp_path: Path) -
     assert set(in_seconds(split.train).times) == {10**9}
 
 
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [([3, None, 1], ["c", "a", "b"]), ([None, None, None], ["a", "b", "c"])],
+)
+def test_rows_without_a_position_come_last(
+    tmp_path: Path, positions: list[int | None], expected: list[str]
+) -> None:
+    table = events([("u", "a", 0), ("u", "b", 0), ("u", "c", 0)])
+    pq.write_table(
+        table.append_column("position", pa.array(positions)), tmp_path / "events.parquet"
+    )
+    dataset = read_dataset(tmp_path)
+    assert [dataset.items[item - 1] for item in dataset.store.items] == expected
+
+
 def test_positions_are_integers(tmp_path: Path) -> None:
     table = events([("u", "a", 0), ("u", "b", 1)]).append_column("position", pa.array(["10", "2"]))
     pq.write_table(table, tmp_path / "events.parquet")
