@@ -90,6 +90,12 @@ def judge(ranker: Ranker, users: Holdout, split: Split, allow_repeats: bool) -> 
     return Judgement(per_user_metrics(ranks), user_slices(users, split.train), lists)
 
 
+def judge_for(context: Context, ranker: Ranker, split: Split) -> Judgement:
+    """Judge a ranker on the users that decide, with or without repeats as the lists are made."""
+    repeats = context.settings.recommend.allow_repeats
+    return judge(ranker, deciding_users(context, split), split, repeats)
+
+
 def metric_rows(version: str, judgement: Judgement) -> pa.Table:
     """Rows of `ranker_metrics` for one model version."""
     rows: list[dict[str, Any]] = []

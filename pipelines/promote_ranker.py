@@ -6,7 +6,6 @@ from functools import cache
 
 import structlog
 
-from models.base import Ranker
 from models.evaluation import Split
 from models.registry import build
 from pipelines.catalogue_index import require_same_index
@@ -15,7 +14,7 @@ from pipelines.gate import decide, reasons
 from pipelines.histories import read_histories, split_histories
 from pipelines.io.tracking import CHALLENGER, CHAMPION, MODEL, Registry
 from pipelines.item_index import catalogue_size
-from pipelines.judgement import Judgement, deciding_users, judge, publish_metrics
+from pipelines.judgement import Judgement, judge_for, publish_metrics
 from pipelines.step import Context, Result
 from pipelines.text_vectors import meet_newcomers
 
@@ -76,7 +75,7 @@ def _judge_version(
     name = f"{MODEL} version {version}"
     require_same_index(context.lake, ranker.num_items, card.index_fingerprint, name)
     meet_newcomers(context.lake, context.ds, ranker, name)
-    return _judge(context, ranker, split_of(card.actions))
+    return judge_for(context, ranker, split_of(card.actions))
 
 
 def _judge_baselines(context: Context, split: Split) -> dict[str, Judgement]:
@@ -85,10 +84,5 @@ def _judge_baselines(context: Context, split: Split) -> dict[str, Judgement]:
     for name in context.settings.gate.baselines:
         ranker = build(name, num_items)
         ranker.fit_statistics(split.train)
-        judged[name] = _judge(context, ranker.eval(), split)
+        judged[name] = judge_for(context, ranker.eval(), split)
     return judged
-
-
-def _judge(context: Context, ranker: Ranker, split: Split) -> Judgement:
-    repeats = context.settings.recommend.allow_repeats
-    return judge(ranker, deciding_users(context, split), split, repeats)

@@ -22,7 +22,7 @@ from pipelines.io.run_files import forget, store_start
 from pipelines.io.tracking import MODEL, Card, Registry
 from pipelines.io.training_job import Job, Trained
 from pipelines.item_index import catalogue_size
-from pipelines.judgement import Judgement, deciding_users, judge, judged_versions, publish_metrics
+from pipelines.judgement import Judgement, judge_for, judged_versions, publish_metrics
 from pipelines.recipes import Recipe, recipe_named
 from pipelines.settings.groups import RaySettings
 from pipelines.step import Context, Result
@@ -71,10 +71,10 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
         registry.challenge(known)
         if known not in judged_versions(context):  # killed between registering and publishing
             ranker, _ = registry.load(known)
-            publish_metrics(context, {known: _judge(context, ranker, split)})
+            publish_metrics(context, {known: judge_for(context, ranker, split)})
         return about | {"model": MODEL, "version": known, "registered": "already"}
     trained = _train(context, recipe, ranker, split, cuts, actions, digest)
-    judgement = _judge(context, ranker.eval(), split)
+    judgement = judge_for(context, ranker.eval(), split)
     card = _card(context, recipe, ranker, cuts, actions, trained, judgement)
     version = registry.register(card, dict(ranker.state_dict()), _tags(ranker, digest))
     publish_metrics(context, {version: judgement})
@@ -89,11 +89,6 @@ def run(context: Context, recipe_name: str | None, overrides: dict[str, str]) ->
         "epochs": len(trained.curve),
         "ndcg@10": [round(value, 5) for value in headline],
     }
-
-
-def _judge(context: Context, ranker: Ranker, split: Split) -> Judgement:
-    users = deciding_users(context, split)
-    return judge(ranker, users, split, context.settings.recommend.allow_repeats)
 
 
 def _new_ranker(context: Context, recipe: Recipe, split: Split) -> Ranker:

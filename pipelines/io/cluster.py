@@ -57,11 +57,14 @@ def require_room(settings: RaySettings) -> None:
     """
     workers = settings.num_workers
     wanted = {"CPU": workers * settings.cpus_per_worker, "GPU": workers * settings.use_gpu}
-    there = {kind: ray.cluster_resources().get(kind, 0.0) for kind in wanted}
-    short = [kind for kind in wanted if wanted[kind] > there[kind]]
-    if not short:
+    there = ray.cluster_resources()
+    lacking = " and ".join(
+        f"{count:g} {kind}s of {there.get(kind, 0.0):g}"
+        for kind, count in wanted.items()
+        if count > there.get(kind, 0.0)
+    )
+    if not lacking:
         return
-    lacking = " and ".join(f"{wanted[kind]:g} {kind}s of {there[kind]:g}" for kind in short)
     if settings.address is None:
         raise InputError(
             f"RECKONER_RAY__NUM_WORKERS={workers} asks for {lacking} on this machine: set fewer "

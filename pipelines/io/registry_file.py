@@ -1,6 +1,7 @@
 """The registry's own SQLite file, which appears whole or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -23,10 +24,9 @@ def create_whole(tracking_uri: str) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
     uri = f"{SCHEME}{partial}"
-    MlflowClient(uri, uri).search_experiments(max_results=1)
     try:
-        os.link(partial, file)  # unlike a rename, it never replaces another's
-    except FileExistsError:
-        pass
+        MlflowClient(uri, uri).search_experiments(max_results=1)
+        with suppress(FileExistsError):
+            os.link(partial, file)  # unlike a rename, it never replaces another's
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)

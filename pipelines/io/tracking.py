@@ -219,11 +219,16 @@ class Registry:
             self._client.set_model_version_tag(MODEL, version, key, value[:4900])
 
     def _experiment(self) -> str:
-        """The experiment's id; creates it and the model, each unless someone has."""
-        with _unless_there():
-            self._client.create_registered_model(MODEL)
-        with _unless_there():
-            self._client.create_experiment(MODEL, artifact_location=self.artifact_root)
+        """The experiment's id; creates it and the model where they are missing.
+
+        Looked for first: on a shared server others may have created both, and alone be allowed to.
+        """
+        if not self._client.search_registered_models(f"name='{MODEL}'", max_results=1):
+            with _unless_there():
+                self._client.create_registered_model(MODEL)
+        if self._client.get_experiment_by_name(MODEL) is None:
+            with _unless_there():
+                self._client.create_experiment(MODEL, artifact_location=self.artifact_root)
         found = self._client.get_experiment_by_name(MODEL)
         assert found is not None, "it was there, or has just been created"
         return str(found.experiment_id)
@@ -259,7 +264,7 @@ class Registry:
 
 @contextmanager
 def _unless_there() -> Iterator[None]:
-    """Create what another run, or an earlier one that was killed, may have created."""
+    """Create what another run may have created in the meantime."""
     try:
         yield
     except MlflowException as error:

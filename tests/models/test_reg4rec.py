@@ -153,9 +153,7 @@ def test_contradictions_are_held_down(store: SequenceStore) -> None:
     torch.testing.assert_close(merged[0, 1], logs[0, 0, 1] / 16)
 
 
-def test_a_full_contradiction_has_a_finite_gradient(
-    store: SequenceStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_contradiction_has_a_finite_gradient(store: SequenceStore) -> None:
     """Explanations differentiate the lists: a root at 0 must not make them nan."""
     walker = reg4rec(store).walker
     logs = torch.randn(2, 1, BOOKS, CODES, requires_grad=True)

@@ -10,6 +10,7 @@ from models.batch import collate
 from models.sequences import SequenceStore
 from models.sequential import SequentialRanker
 from tests.models.conftest import assert_learns_alike, small_ranker
+from tests.models.test_mancar import OFF
 
 # What each has beside its thoughts, switched off.
 REASONERS: dict[str, dict[str, Any]] = {
@@ -19,13 +20,7 @@ REASONERS: dict[str, dict[str, Any]] = {
     "plr": {},
     "lares": {},
     "igr-sr": {},
-    "mancar": {
-        "context_triggers": 0,
-        "teacher_weight": 0.0,
-        "norm_control": False,
-        "schedule": "flat",
-        "halt_divergence": None,
-    },
+    "mancar": OFF,
 }
 PLACINGS: list[dict[str, Any]] = [
     {},

@@ -63,13 +63,14 @@ def test_the_same_inputs_register_once(trained: Command, monkeypatch: pytest.Mon
     assert (again["version"], again["registered"]) == ("1", "already")
 
 
-def test_metrics_that_a_kill_left_out_are_published_later(trained: Command) -> None:
+def test_metrics_that_a_kill_left_out_are_published_later(
+    trained: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Registered already, and killed before `ranker_metrics` was written."""
     before = Lake(trained.lake, Run.unrecorded()).read("ranker_metrics", DS)
     shutil.rmtree(Path(trained.lake) / "ranker_metrics")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
-        again = trained.json("train-ranker", "--partition", DS, *QUICK)
+    monkeypatch.setenv("RECKONER_RAY__NUM_WORKERS", "0")
+    again = trained.json("train-ranker", "--partition", DS, *QUICK)
     assert (again["version"], again["registered"]) == ("1", "already")
     after = Lake(trained.lake, Run.unrecorded()).read("ranker_metrics", DS)
     assert after.num_rows == before.num_rows
