@@ -6,7 +6,7 @@ from pipelines.catalogue_index import require_same_index
 from pipelines.errors import InputError
 from pipelines.histories import read_histories, split_histories
 from pipelines.io.tracking import MODEL, Registry
-from pipelines.judgement import deciding_users, judge, publish_metrics
+from pipelines.judgement import deciding_users, foreknowledge, judge, publish_metrics
 from pipelines.step import Context, Result
 from pipelines.text_vectors import meet_newcomers
 
@@ -15,8 +15,8 @@ def run(context: Context, reference: str) -> Result:
     """Evaluate `NAME@ALIAS_OR_VERSION` and write its rows of `ranker_metrics`.
 
     Raises:
-        InputError: the reference is malformed, unknown, or was trained on another item index or
-            with another text encoder.
+        InputError: the reference is malformed or unknown, or was trained on a later night, on
+            another item index or with another text encoder.
     """
     name, _, wanted = reference.partition("@")
     if name != MODEL or not wanted:
@@ -26,10 +26,11 @@ def run(context: Context, reference: str) -> Result:
     registry = Registry(context.settings)
     version = registry.resolve(wanted)
     ranker, card = registry.load(version)
-    require_same_index(
-        context.lake, ranker.num_items, card.index_fingerprint, f"{MODEL} version {version}"
-    )
-    meet_newcomers(context.lake, context.ds, ranker, f"{MODEL} version {version}")
+    named = f"{MODEL} version {version}"
+    if late := foreknowledge(card.partition, named, context.ds):
+        raise InputError(late)
+    require_same_index(context.lake, ranker.num_items, card.index_fingerprint, named)
+    meet_newcomers(context.lake, context.ds, ranker, named)
     store = read_histories(context.lake, context.ds, card.actions)
     split = split_histories(store, context.settings.train)
     users = deciding_users(context, split)

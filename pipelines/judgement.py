@@ -65,6 +65,16 @@ def _triple(interval: Interval) -> Triple:
     return interval.mean, interval.low, interval.high
 
 
+def foreknowledge(trained_on: str, name: str, ds: str) -> str | None:
+    """Say why a version may not be judged on a night: it was trained on a later one."""
+    if trained_on <= ds:
+        return None
+    return (
+        f"{name} was trained on {trained_on}, after {ds}: it has learnt from what that night's "
+        f"test users still had to do; judge it on {trained_on} or later"
+    )
+
+
 def deciding_users(context: Context, split: Split) -> Holdout:
     """The users that decide, at most `gate.max_users` of them, drawn by the training seed."""
     settings = context.settings

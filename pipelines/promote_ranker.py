@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
+from typing import NoReturn
 
 import structlog
 
@@ -14,7 +15,7 @@ from pipelines.gate import decide, reasons
 from pipelines.histories import read_histories, split_histories
 from pipelines.io.tracking import CHALLENGER, CHAMPION, MODEL, Registry
 from pipelines.item_index import catalogue_size
-from pipelines.judgement import Judgement, judge_for, publish_metrics
+from pipelines.judgement import Judgement, foreknowledge, judge_for, publish_metrics
 from pipelines.step import Context, Result
 from pipelines.text_vectors import meet_newcomers
 
@@ -28,13 +29,15 @@ def run(context: Context) -> Result:
 
     Raises:
         InputError: there is no challenger, or a model was trained on another item index.
-        GateRefused: a check failed; the champion stays.
+        GateRefused: a check failed, or one of them was trained on a later night; the champion
+            stays.
     """
     registry = Registry(context.settings)
     challenger = registry.resolve(CHALLENGER)
     champion = registry.find(CHAMPION)
     if challenger == champion:
         return {"model": MODEL, "champion": champion, "promoted": False, "why": "already champion"}
+    _require_no_foreknowledge(context, registry, challenger, champion)
 
     @cache
     def split_of(actions: tuple[str, ...]) -> Split:
@@ -52,12 +55,10 @@ def run(context: Context) -> Result:
     for finding in findings:
         log.info("gate", check=finding.check, passed=finding.passed, detail=finding.detail)
     publish_metrics(context, judged | {f"baseline:{name}": one for name, one in baselines.items()})
-    refused = reasons(findings)
+    if refused := reasons(findings):
+        _refuse(context, registry, challenger, refused)
     if not context.dry_run:
-        registry.note(challenger, "gate", "; ".join(refused) or f"passed on {context.ds}")
-    if refused:
-        raise GateRefused(f"{MODEL} version {challenger} is not promoted", refused)
-    if not context.dry_run:
+        registry.note(challenger, "gate", f"passed on {context.ds}")
         registry.promote(challenger)
     return {
         "model": MODEL,
@@ -66,6 +67,24 @@ def run(context: Context) -> Result:
         "promoted": not context.dry_run,
         "findings": [asdict(finding) for finding in findings],
     }
+
+
+def _require_no_foreknowledge(
+    context: Context, registry: Registry, challenger: str, champion: str | None
+) -> None:
+    versions = [version for version in (challenger, champion) if version is not None]
+    late = [
+        foreknowledge(registry.card(version).partition, f"{MODEL} version {version}", context.ds)
+        for version in versions
+    ]
+    if any(late):
+        _refuse(context, registry, challenger, [reason for reason in late if reason])
+
+
+def _refuse(context: Context, registry: Registry, challenger: str, why: list[str]) -> NoReturn:
+    if not context.dry_run:
+        registry.note(challenger, "gate", "; ".join(why))
+    raise GateRefused(f"{MODEL} version {challenger} is not promoted", why)
 
 
 def _judge_version(

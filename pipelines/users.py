@@ -1,15 +1,21 @@
 """Who gets a list tonight, and what each of them has had that their sequence no longer holds."""
 
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.histories import require_sequences
+from pipelines.lineage import use_window
 from pipelines.lists import Ints
-from pipelines.partition import partitions_between
+from pipelines.partition import Partition
 from pipelines.step import Context
+
+PAIR = ["user_id", "item_id"]
+BEGINNING = Partition(date.min)
+FOLD_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Audience:
 def find_audience(context: Context) -> Audience:
     """Read the night's users from its sequences, and from the events where those are filtered.
 
+    What somebody had before the lookback counts as bought too: sequences forget, lists may not.
+
     Raises:
         InputError: the partition has no sequences.
     """
@@ -39,39 +47,48 @@ def find_audience(context: Context) -> Audience:
     rows = lake.dataset("sequences").to_table(
         columns=["user_id", "length"], filter=pc.field("ds") == ds
     )
-    users: list[str] = rows["user_id"].to_pylist()
     settings = context.settings.sequences
     filtered = bool(settings.actions or settings.session_gap_minutes)
     cut = rows.filter(pc.greater_equal(rows["length"], settings.max_length))["user_id"]
-    if not filtered and not len(cut):
-        return Audience(users, [], {})
-    events = _events(context, None if filtered else cut)
-    everybody = sorted(set(pc.unique(events["user_id"]).to_pylist()) | set(users))
+    night = context.partition
+    assert night is not None
+    first = night.back(settings.lookback_days - 1)
+    recent = _pairs(context, first, night, None if filtered else cut)
+    users: list[str] = rows["user_id"].to_pylist()
+    everybody = sorted(set(pc.unique(recent["user_id"]).to_pylist()) | set(users))
+    older = _pairs(context, BEGINNING, first.back(1), pa.array(everybody, pa.string()))
     without = sorted(set(everybody) - set(users))
-    return Audience(everybody, without, _bought(context, events))
+    return Audience(everybody, without, _bought(context, _distinct([recent, older])))
 
 
-def _events(context: Context, only: pa.ChunkedArray | None) -> pa.Table:
-    """Distinct (user, item) pairs inside the lookback, of these users or of all."""
-    assert context.partition is not None
-    first = context.partition.back(context.settings.sequences.lookback_days - 1)
-    present = set(context.lake.partitions("events"))
-    dates = [day.ds for day in partitions_between(first, context.partition) if day.ds in present]
+def _pairs(
+    context: Context, first: Partition, last: Partition, only: pa.Array | pa.ChunkedArray | None
+) -> pa.Table:
+    """Distinct (user, item) pairs of events from one date to another, of these users or of all."""
+    found = pa.table({name: pa.array([], pa.string()) for name in PAIR})
+    if only is not None and not len(only):
+        return found
+    dates = use_window(context.lake, "events", first, last)
     if not dates:
-        return pa.table({name: pa.array([], pa.string()) for name in ("user_id", "item_id")})
+        return found
     where = pc.field("ds").isin(dates)
     if only is not None:
-        where &= pc.field("user_id").isin(only.combine_chunks())
-    dataset = context.lake.dataset("events")
-    pieces = [
-        pa.table(batch).group_by(["user_id", "item_id"]).aggregate([])
-        for batch in dataset.to_batches(columns=["user_id", "item_id"], filter=where)
-    ]
-    if not pieces:
-        return pa.table(
-            {"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())}
-        )
-    return pa.concat_tables(pieces).group_by(["user_id", "item_id"]).aggregate([])
+        where &= pc.field("user_id").isin(only)
+    waiting: list[pa.Table] = []
+    num_waiting = 0
+    for batch in context.lake.dataset("events").to_batches(columns=PAIR, filter=where):
+        waiting.append(pa.table(batch).group_by(PAIR).aggregate([]))
+        num_waiting += waiting[-1].num_rows
+        # Folded whenever as much waits as has been found: each row is grouped a few times in all,
+        # and memory stays near twice the distinct pairs.
+        if num_waiting > max(found.num_rows, FOLD_ROWS):
+            found, waiting, num_waiting = _distinct([found, *waiting]), [], 0
+    return _distinct([found, *waiting])
+
+
+def _distinct(tables: list[pa.Table]) -> pa.Table:
+    # Permissive: columns of a table without null differ from others in that alone.
+    return pa.concat_tables(tables, promote_options="permissive").group_by(PAIR).aggregate([])
 
 
 def _bought(context: Context, events: pa.Table) -> dict[str, Ints]:

@@ -31,7 +31,9 @@ class ItemSource(Source):
 class SequenceSettings(Group):
     """How behaviour sequences are assembled."""
 
-    lookback_days: int = Field(365, ge=1, description="days of history that a sequence may hold")
+    lookback_days: int = Field(
+        365, ge=1, le=36_500, description="days of history that a sequence may hold"
+    )
     max_length: int = Field(200, ge=1, description="events kept per user, the latest")
     actions: tuple[str, ...] = Field((), description="actions kept; empty keeps all")
     collapse_repeats: bool = Field(False, description="keep the last of consecutive equal items")

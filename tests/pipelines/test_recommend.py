@@ -1,17 +1,23 @@
 """Publishing lists: what they promise, what refuses them, and that nothing else changes them."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from pipelines.audit import SUBJECT
 from pipelines.io.lake import Lake
 from pipelines.io.tracking import Registry
 from pipelines.run import Run
 from pipelines.settings import load_settings
+from pipelines.tables.behaviour import EVENTS
 from tests.command import Command
 from tests.pipelines.planted import DS, NUM_ITEMS, NUM_USERS, catalogue, item_name
+
+LONG_AGO_DS = "2024-05-06"
+LONG_AGO = datetime(2024, 5, 6, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -102,6 +108,36 @@ def test_masks_apply_before_selection(promoted: Command, tmp_path: Path, monkeyp
     assert shown <= {item_name(i) for i in range(6, 36)}
 
 
+def test_what_was_bought_before_the_lookback_stays_off_the_lists(
+    promoted: Command, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("pipelines.users.FOLD_ROWS", 10)
+    assert promoted("recommend", "--partition", DS) == 0
+    first_choices = {user: rows[0]["item_id"] for user, rows in by_user(lists(promoted)).items()}
+    lake = Lake(promoted.lake, Run.start("test", DS))
+    rows = [
+        {
+            "user_id": user,
+            "item_id": item,
+            "action": "purchase",
+            "ts": LONG_AGO,
+            "source_file": "",
+            "ingested_ds": LONG_AGO_DS,
+        }
+        for user, item in [*first_choices.items(), ("somebody-else", item_name(1))]
+    ]
+    lake.publish("events", LONG_AGO_DS, pa.Table.from_pylist(rows, schema=EVENTS.stored))
+    (stale,) = [row for row in promoted.json("stale") if row["table"] == SUBJECT]
+    assert stale["reasons"] == [f"events/{LONG_AGO_DS} has appeared"]
+    assert promoted.json("recommend", "--partition", DS)["published"] is True
+    found = by_user(lists(promoted))
+    assert found.keys() == first_choices.keys()
+    for user, item in first_choices.items():
+        assert len(found[user]) == 10
+        assert item not in {row["item_id"] for row in found[user]}
+    assert not [row for row in promoted.json("stale") if row["table"] == SUBJECT]
+
+
 def test_without_a_champion_lists_are_marked_popularity(trained: Command) -> None:
     result = trained.json("recommend", "--partition", DS)
     assert (result["model"], result["fallback_share"]) == ("popularity", 1.0)
@@ -165,6 +201,19 @@ def test_a_model_of_another_index_is_refused(promoted: Command, tmp_path: Path) 
         elsewhere = Command(other.uri, promoted._capfd)
         assert elsewhere("recommend", "--partition", DS) == 2
     assert "trained on another item index" in elsewhere.last_line
+
+
+def test_a_version_is_not_judged_on_a_night_before_its_own(trained: Command) -> None:
+    """It has learnt from events that such a night still has to foresee."""
+    lake = Lake(trained.lake, Run.start("test", "2026-03-09"))
+    lake.publish("sequences", "2026-03-09", lake.read("sequences", DS).drop("ds"))
+    words = ["--partition", "2026-03-09", "--model", "reckoner-ranker@1"]
+    assert trained("evaluate-ranker", *words) == 2
+    because = f"reckoner-ranker version 1 was trained on {DS}, after 2026-03-09"
+    assert because in trained.errors
+    assert trained("promote-ranker", "--partition", "2026-03-09") == 3
+    assert because in trained.errors
+    assert trained.json("evaluate-ranker", "--partition", DS, *words[2:])["test_users"] > 0
 
 
 def test_promote_refuses_a_heuristic_and_rolls_back(promoted: Command) -> None:
