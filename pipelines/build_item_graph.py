@@ -13,7 +13,7 @@ from feature_jobs.item_graph import (
     top_neighbours,
     transitions,
 )
-from pipelines.errors import InputError
+from pipelines.errors import NotBuiltYet
 from pipelines.io.spark_lake import executor_errors, read_index, read_table, stage_frame
 from pipelines.io.spark_session import spark_session
 from pipelines.lineage import use_settings
@@ -36,10 +36,11 @@ def run(context: Context, *, cascade: bool = True) -> Result:
         cascade: also rebuild later partitions that are stale afterwards.
 
     Raises:
-        InputError: the night's sequences were never built, or a data file is corrupt.
+        NotBuiltYet: the night has no sequences.
+        InputError: a data file is corrupt.
     """
     if context.ds not in context.lake.published("sequences"):
-        raise InputError(
+        raise NotBuiltYet(
             f"table sequences has no partition {context.ds}: run reckoner build-sequences "
             f"--partition {context.ds} first"
         )

@@ -15,7 +15,7 @@ from feature_jobs.sequences import (
     merge_day,
     with_length,
 )
-from pipelines.errors import InputError
+from pipelines.errors import NotBuiltYet
 from pipelines.io.spark_lake import executor_errors, read_index, read_table, stage_frame
 from pipelines.io.spark_session import spark_session
 from pipelines.item_index import ensure_indexed, load_index, unseen
@@ -43,10 +43,11 @@ def run(context: Context, *, cascade: bool = True, from_scratch: bool = False) -
         from_scratch: read the whole lookback even where yesterday's partition would do.
 
     Raises:
-        InputError: nothing was ever ingested, or a data file is corrupt.
+        NotBuiltYet: nothing was ever ingested.
+        InputError: a data file is corrupt.
     """
     if not context.lake.exists("events"):
-        raise InputError(
+        raise NotBuiltYet(
             f"the lake {context.lake.uri} has no events: run reckoner ingest-events "
             f"--partition {context.ds} first"
         )

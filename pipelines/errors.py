@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Bad usage, settings or input (exit 2): the message names the file, row, key or setting."""
 
 
+class NotBuiltYet(InputError):
+    """What an earlier step of the night should have published is not there."""
+
+
 class GateRefused(Exception):
     """A quality gate refused and nothing was published (exit 3)."""
 

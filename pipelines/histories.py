@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from models.evaluation import Split, temporal_split
 from models.sequences import SequenceStore
-from pipelines.errors import InputError
+from pipelines.errors import InputError, NotBuiltYet
 from pipelines.io.lake import Lake
 from pipelines.settings.groups import TrainSettings
 
@@ -103,10 +103,10 @@ def require_sequences(lake: Lake, ds: str) -> None:
     """Refuse a night whose sequences were not built.
 
     Raises:
-        InputError: names the step that is missing.
+        NotBuiltYet: names the step that is missing.
     """
     if ds not in lake.partitions("sequences"):
-        raise InputError(
+        raise NotBuiltYet(
             f"table sequences has no partition {ds}: run reckoner build-sequences --partition {ds}"
         )
 

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 import structlog
 
-from pipelines.errors import GateRefused, InputError
+from pipelines.errors import GateRefused, InputError, NotBuiltYet
 from pipelines.partition import Partition, partitions_between
 from pipelines.settings import Settings
 from pipelines.step import Context, Result, open_context, run_step
 
 log = structlog.get_logger()
+
+FAULTS_SHOWN = 3
 
 Train = Literal["auto", "always", "never"]
 Body = Callable[[Context], Result]
@@ -35,7 +37,8 @@ def run_night(
 ) -> Result:
     """Run every step of a night; each leaves its own line in `pipeline_runs`.
 
-    A challenger that the gate refuses does not stop the night: the champion goes on scoring.
+    A challenger that the gate refuses does not stop the night: the champion goes on scoring. Nor
+    does a dry run end where a step wants what an earlier one would have published: it says so.
 
     Args:
         settings: where sources, lake and engines are.
@@ -67,6 +70,7 @@ def run_range(
     last: Partition,
     *,
     stale_only: bool,
+    ingest: bool = True,
     dry_run: bool = False,
 ) -> Result:
     """Rebuild nights in order, without training.
@@ -77,17 +81,23 @@ def run_range(
         last: the latest night, included.
         stale_only: only nights that were built from inputs that have changed since; their sources
             are not read again.
+        ingest: read each night's sources again; otherwise use what the lake holds.
         dry_run: say which nights would be rebuilt.
+
+    Raises:
+        InputError: a night has no delivery that can be read; nothing was rebuilt.
     """
     nights = list(partitions_between(first, last))
     if stale_only:
         nights = _stale_nights(settings, first, last)
+    elif ingest:
+        _require_deliveries(settings, nights)
     if dry_run:
         return {"nights": [night.ds for night in nights], "dry_run": True}
     done = []
     for place, night in enumerate(nights, start=1):
         log.info("night", partition=night.ds, number=f"{place}/{len(nights)}")
-        run_night(settings, night.ds, train="never", ingest=not stale_only)
+        run_night(settings, night.ds, train="never", ingest=ingest and not stale_only)
         done.append(night.ds)
     return {"nights": done}
 
@@ -105,11 +115,37 @@ def _run_all(
         context = open_context(step.name, settings, ds, dry_run)
         try:
             results[step.name] = run_step(context, step.body)
+        except NotBuiltYet as waiting:
+            if not dry_run:
+                raise
+            results[step.name] = {"dry_run": True, "waits_for": str(waiting)}
         except GateRefused as refusal:
             if step.name != "promote-ranker":
                 raise
             log.warning("the champion stays", reasons=refusal.reasons)
             results[step.name] = {"promoted": False, "refused": refusal.reasons}
+
+
+def _require_deliveries(settings: Settings, nights: list[Partition]) -> None:
+    """Look at every night's sources before the first is rebuilt: a range takes hours."""
+    from pipelines.ingest.plan import Request, plan_delivery
+
+    _ingest_steps(settings)
+    faults = {}
+    for night in nights:
+        try:
+            plan_delivery("events", settings.events, Request(), night.ds)
+            if settings.items.source is not None:
+                plan_delivery("items", settings.items, Request(), night.ds)
+        except InputError as fault:
+            faults[night.ds] = str(fault)
+    if faults:
+        shown = "; ".join(f"{ds}: {fault}" for ds, fault in list(faults.items())[:FAULTS_SHOWN])
+        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        raise InputError(
+            f"{len(faults)} of {len(nights)} nights cannot be ingested, and nothing was rebuilt "
+            f"({shown}{more}): deliver them, or pass --no-ingest to rebuild from the lake's events"
+        )
 
 
 def _ingest_steps(settings: Settings) -> list[Step]:

@@ -10,7 +10,7 @@ import structlog
 from models.evaluation import Split
 from models.registry import build
 from pipelines.catalogue_index import require_same_index
-from pipelines.errors import GateRefused
+from pipelines.errors import GateRefused, NotBuiltYet
 from pipelines.gate import decide, reasons
 from pipelines.histories import read_histories, split_histories
 from pipelines.io.tracking import CHALLENGER, CHAMPION, MODEL, Registry
@@ -28,12 +28,18 @@ def run(context: Context) -> Result:
     """Promote the challenger, or refuse it with reasons.
 
     Raises:
-        InputError: there is no challenger, or a model was trained on another item index.
+        NotBuiltYet: there is no challenger.
+        InputError: a model was trained on another item index.
         GateRefused: a check failed, or one of them was trained on a later night; the champion
             stays.
     """
     registry = Registry(context.settings)
-    challenger = registry.resolve(CHALLENGER)
+    challenger = registry.find(CHALLENGER)
+    if challenger is None:
+        raise NotBuiltYet(
+            f"{MODEL} has no version with the alias {CHALLENGER}: run reckoner train-ranker "
+            f"--partition {context.ds} first"
+        )
     champion = registry.find(CHAMPION)
     if challenger == champion:
         return {"model": MODEL, "champion": champion, "promoted": False, "why": "already champion"}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.app import app
-from pipelines.cli.options import Json, answer, key_values
+from pipelines.cli.options import Json, answer, key_values, settings_of
 
 
 @app.command("benchmark")
@@ -49,7 +49,6 @@ def benchmark(
     """
     from pipelines.benchmark import run, validate
     from pipelines.benchmark_request import Order
-    from pipelines.settings import load_settings
 
     order = Order(
         dataset,
@@ -61,7 +60,7 @@ def benchmark(
         key_values(settings),
         out,
         first_seed,
-        load_settings().vectors,
+        settings_of().vectors,
         None if texts is None else (texts, text_column),
     )
     if validation_only:

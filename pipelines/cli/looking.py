@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.cli.app import app
-from pipelines.cli.options import Json, Lake, answer
+from pipelines.cli.options import Json, Lake, answer, settings_of
 from pipelines.errors import EXIT_UNAVAILABLE
 from pipelines.partition import Partition
 from pipelines.run import Run
-from pipelines.settings import Settings, load_settings
+from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from pipelines.io.lake import Lake as OpenLake
@@ -26,7 +26,7 @@ def open_lake(uri: str | None) -> tuple[Settings, "OpenLake"]:
     """Open the lake to look things up: nothing is recorded."""
     from pipelines.io.lake import Lake as OpenLake
 
-    settings = load_settings(uri)
+    settings = settings_of(uri)
     return settings, OpenLake(settings.lake_uri, Run.unrecorded(), dict(settings.storage_options))
 
 

@@ -5,10 +5,16 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.app import app
-from pipelines.cli.options import DryRun, Json, Lake, PartitionOption, answer, execute
+from pipelines.cli.options import DryRun, Json, Lake, PartitionOption, answer, execute, settings_of
 from pipelines.errors import InputError
 from pipelines.partition import Partition
-from pipelines.settings import load_settings
+
+Ingest = Annotated[
+    bool,
+    typer.Option(
+        "--ingest/--no-ingest", help="Read the sources of the settings, or take the lake's events."
+    ),
+]
 
 
 @app.command("nightly")
@@ -17,9 +23,7 @@ def nightly(
     train: Annotated[
         str, typer.Option(help="auto (weekly, and while there is no champion), always or never.")
     ] = "auto",
-    ingest: Annotated[
-        bool, typer.Option("--ingest/--no-ingest", help="Read the sources of the settings.")
-    ] = True,
+    ingest: Ingest = True,
     lake: Lake = None,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -32,7 +36,7 @@ def nightly(
 
     if train not in ("auto", "always", "never"):
         raise InputError(f"--train {train!r}: choose auto, always or never")
-    settings = load_settings(lake)
+    settings = settings_of(lake)
     result = run_night(
         settings,
         Partition.parse(partition).ds,
@@ -50,6 +54,7 @@ def backfill(
     stale_only: Annotated[
         bool, typer.Option("--stale-only", help="Only nights whose inputs have changed since.")
     ] = False,
+    ingest: Ingest = True,
     lake: Lake = None,
     as_json: Json = False,
     dry_run: DryRun = False,
@@ -60,12 +65,13 @@ def backfill(
     """
     from pipelines.night import run_range
 
-    settings = load_settings(lake)
+    settings = settings_of(lake)
     result = run_range(
         settings,
         Partition.parse(first),
         Partition.parse(last),
         stale_only=stale_only,
+        ingest=ingest,
         dry_run=dry_run,
     )
     answer(result, as_json)
@@ -87,6 +93,6 @@ def maintain_tables(lake: Lake = None, as_json: Json = False, dry_run: DryRun = 
 def _render_night(result: dict[str, dict[str, dict[str, object]]]) -> str:
     lines = [f"night {result['partition']}"]
     for name, step in result["steps"].items():
-        state = "refused" if "refused" in step else "done"
+        state = "refused" if "refused" in step else "waits" if "waits_for" in step else "done"
         lines.append(f"  {name:<22} {state:<8} {step.get('rows', '')!s:>10} rows")
     return "\n".join(lines)

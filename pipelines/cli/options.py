@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.errors import InputError
-from pipelines.settings import load_settings
+from pipelines.logs import configure_logging
+from pipelines.settings import Settings, load_settings
 from pipelines.step import Context, Result, open_context, run_step
 
 Lake = Annotated[str | None, typer.Option("--lake", help="Lake URI; also RECKONER_LAKE_URI.")]
@@ -65,6 +66,13 @@ def _plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def settings_of(lake: str | None = None) -> Settings:
+    """Load the settings and log as they say."""
+    settings = load_settings(lake)
+    configure_logging(settings.log_level)
+    return settings
+
+
 def execute(
     step: str,
     body: Callable[[Context], Result],
@@ -76,5 +84,5 @@ def execute(
     render: Callable[[Any], str] | None = None,
 ) -> None:
     """Open the lake, run a step's body under its record, and answer."""
-    context = open_context(step, load_settings(lake), partition, dry_run)
+    context = open_context(step, settings_of(lake), partition, dry_run)
     answer(run_step(context, body), as_json, render)

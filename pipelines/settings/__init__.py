@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    lake_uri: str = Field(".reckoner/lake", description="local path, s3://, gs:// or abfss://")
+    lake_uri: str = Field(
+        ".reckoner/lake", min_length=1, description="local path, s3://, gs:// or abfss://"
+    )
     storage_options: dict[str, str] = Field(default_factory=dict, description="object store keys")
     code_version: str | None = Field(None, description="default: the installed version")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -107,7 +109,10 @@ def load_settings(lake_uri: str | None = None) -> Settings:
         raise InputError(f"{_unreadable(error)}: {error.__cause__}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        path = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            _check_path(path, as_written=".".join(path), join=".".join)
+        key = ".".join(path)
         raise InputError(f"setting {key} = {first.get('input')!r}: {first['msg']}") from error
     uri = lake_uri or settings.lake_uri
     # Workers run in folders of their own: a relative path would mean another lake there.

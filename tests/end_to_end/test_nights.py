@@ -42,6 +42,10 @@ def test_a_night_run_twice_changes_nothing(
     make_shop(shop, LAST, seed=1, size=SMALL)
     monkeypatch.setenv("RECKONER_EVENTS__SOURCE", str(shop / "{partition}" / "events.csv"))
     monkeypatch.setenv("RECKONER_ITEMS__SOURCE", str(shop / "{partition}" / "items.jsonl"))
+    foreseen = command.json("nightly", "--partition", NIGHT, "--dry-run")["steps"]
+    assert foreseen["ingest-events"]["events"] > 0
+    for step in ("build-sequences", "train-ranker", "recommend"):
+        assert "reckoner " in foreseen[step]["waits_for"]
     for day in sorted(path.name for path in shop.iterdir())[:-1]:
         assert command("ingest-events", "--partition", day) == 0, command.errors
         assert command("ingest-items", "--partition", day) == 0, command.errors
@@ -66,6 +70,12 @@ def test_a_night_run_twice_changes_nothing(
     assert command.json("backfill", "--from", "2026-02-24", "--to", NIGHT, "--stale-only") == {
         "nights": []
     }
+    assert command("backfill", "--from", "2026-02-23", "--to", NIGHT) == 2
+    assert "1 of 7 nights cannot be ingested, and nothing was rebuilt (2026-02-23" in command.errors
+    monkeypatch.delenv("RECKONER_EVENTS__SOURCE")
+    by_hand = command.json("backfill", "--from", NIGHT, "--to", NIGHT, "--no-ingest")
+    assert by_hand == {"nights": [NIGHT]}
+    assert contents(command) == before
     people = command.json("show", "--user", _somebody(command))
     assert len(people["recommendations"]) == 10
 

@@ -70,6 +70,20 @@ def test_an_unknown_key_in_a_file_names_the_nearest(
         load_settings()
 
 
+def test_an_unknown_key_of_a_group_in_json_names_the_nearest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RECKONER_GATE", '{"min_coverge": 0.1}')
+    with pytest.raises(InputError, match=r"gate\.min_coverge; .* is gate\.min_coverage"):
+        load_settings()
+
+
+def test_an_empty_address_is_no_lake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECKONER_LAKE_URI", "")
+    with pytest.raises(InputError, match="setting lake_uri = ''"):
+        load_settings()
+
+
 def test_a_value_out_of_range_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECKONER_RECOMMEND__TOP_K", "0")
     with pytest.raises(InputError, match=r"recommend\.top_k = '0'"):

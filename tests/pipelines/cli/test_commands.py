@@ -66,7 +66,7 @@ def test_help_has_an_example_and_json(name: str, capfd: pytest.CaptureFixture[st
         (["nightly", "--partition", "2026-03-01"], "RECKONER_EVENTS__SOURCE"),
         (["nightly", "--partition", "2026-03-01", "--train", "maybe"], "auto, always or never"),
         (["evaluate-ranker", "--partition", "2026-03-01", "--model", "x"], "ALIAS_OR_VERSION"),
-        (["promote-ranker", "--partition", "2026-03-01"], "no version or alias 'challenger'"),
+        (["promote-ranker", "--partition", "2026-03-01"], "run reckoner train-ranker"),
         (["rollback-ranker"], "no version or alias 'champion'"),
         (["show", "--user", "u"], "nothing is published yet"),
         (["report"], "nothing is published yet"),
@@ -81,6 +81,18 @@ def test_bad_usage_is_one_line(command: Command, words: list[str], expected: str
 def test_failures_without_a_lake_leave_no_tables(command: Command) -> None:
     assert command("build-sequences", "--partition", "2026-03-01") == 2
     assert not Path(command.lake, "pipeline_runs").exists()
+
+
+def test_the_settings_file_says_how_much_is_logged(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quiet.toml").write_text('log_level = "error"\n')
+    words = ("build-sequences", "--partition", "2026-03-01")
+    assert command(*words) == 2
+    assert "step started" in command.errors
+    monkeypatch.setenv("RECKONER_SETTINGS", str(tmp_path / "quiet.toml"))
+    assert command(*words) == 2
+    assert command.errors.strip() == command.last_line
 
 
 def test_an_unknown_command_is_usage(command: Command) -> None:
