@@ -177,6 +177,17 @@ class CodePaths(nn.Module):
         shares_BP = shares_BP / shares_BP.sum(dim=1, keepdim=True)
         return torch.einsum("bp,bpg,bpgk->bgk", shares_BP, weights_BPG, walk.logs_BQGK)
 
+    def overcount(self, num_items: Tensor) -> Tensor:
+        """How many times over the codebooks tell one of so many items from the others, 1 at least.
+
+        That is the sum of log(values in use) over log(items). A codebook's probabilities follow
+        from what the others expect, not from what they turn out to be: their logs add the same
+        evidence up again and again, where what stands beside them, such as the number for repeats,
+        counts in units of one choice among the items.
+        """
+        said = self.used_GK.sum(dim=1).log().sum()
+        return (said / num_items.clamp(min=2).log()).clamp(min=1.0)
+
     def scores(self, tables_BGK: Tensor, start: int, stop: int) -> Tensor:
         """Sum the tables' entries of the codes of the items start..stop-1: [B, C]."""
         codes_CG = self.codes_N1G[start:stop]

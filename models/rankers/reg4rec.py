@@ -48,7 +48,7 @@ class REG4RecConfig(CodedConfig):
 
 @register
 class REG4Rec(CodedRanker):
-    """An item's score is the sum of its codes' log probabilities over the paths kept.
+    """An item's score is the sum of its codes' log probabilities over the paths kept, scaled.
 
     Stages: "vectors" trains the backbone as it is, and k-means over several views of its item
     vectors, or of the items' text vectors, gives unordered codes. "codes" learns to walk all
@@ -59,9 +59,9 @@ class REG4Rec(CodedRanker):
     k-means over overlapping rotated views stands in for the mixture-of-experts codebooks; the next
     step is conditioned by the expected vector of the codebook just met, not by a drawn code, so
     inference is exact and needs no beam; contradicting codes are held down by the measure in
-    `CodePaths.consistency` rather than cut; the policy chooses orders alone, and going on with the
-    supervised loss holds it where a reference model would. The learned repeat number is that of the
-    first stage.
+    `CodePaths.consistency` rather than cut; scores come down by `CodePaths.overcount`; the policy
+    chooses orders alone, and going on with the supervised loss holds it where a reference model
+    would. The learned repeat number is that of the first stage.
     """
 
     name = "reg4rec"
@@ -168,7 +168,8 @@ class REG4Rec(CodedRanker):
         rank_P = torch.arange(min(self.config.paths, self.config.books), device=self.device)
         rank_BP = rank_P.expand(len(last.places_BQ), -1)
         walk = self.walk(last.at(torch.zeros_like(rank_BP)), first_BQ=rank_BP)
-        return self.walker.merge(walk, self.config.consistency_power).flatten(1)
+        table_BGK = self.walker.merge(walk, self.config.consistency_power)
+        return (table_BGK / self.walker.overcount(self.known_N1.sum())).flatten(1)
 
     @property
     def query_width(self) -> int:

@@ -63,6 +63,10 @@ def goes_together(ranker: REG4Rec, book: int, code: int, other: int, value: int)
 @pytest.mark.parametrize("paths", [1, 2])
 def test_scores_equal_the_loop_over_paths_and_codes(paths: int, store: SequenceStore) -> None:
     ranker = reg4rec(store, paths=paths, consistency_power=0.7, repeats="plain")
+    known = int(ranker.known_N1.sum())
+    values = [len(set(codes)) for codes in ranker.walker.codes_N1G[ranker.known_N1].T.tolist()]
+    overcount = sum(math.log(count) for count in values) / math.log(known)
+    assert overcount > 1.2
     for row in range(4):
         batch = collate(store, np.array([row]), 12)
         weights, sums = [], []
@@ -92,7 +96,19 @@ def test_scores_equal_the_loop_over_paths_and_codes(paths: int, store: SequenceS
                 w / sum(weights) * sum(table[b][codes[b]] for b in range(BOOKS))
                 for w, table in zip(weights, sums, strict=True)
             )
+            expected /= overcount
             assert float(scores[item - 1]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@torch.no_grad()
+def test_codes_that_say_nothing_leave_each_item_its_share(store: SequenceStore) -> None:
+    ranker = reg4rec(store, consistency_power=0.0, repeats="plain")
+    ranker.walker.values_GKD.zero_()
+    ranker.walker.bias_GK.zero_()
+    scores = ranker.scores(ranker.encode(collate(store, np.arange(3), 12)), 1, NUM_ITEMS + 1)
+    known = ranker.known_N1[1:]
+    share = -math.log(int(known.sum()))
+    torch.testing.assert_close(scores[:, known], torch.full_like(scores[:, known], share))
 
 
 def test_the_first_stage_is_the_backbone_bit_for_bit(store: SequenceStore) -> None:
