@@ -28,7 +28,6 @@ SETTINGS = {
     "RECKONER_TRAIN__RECIPE": "smoke",
     # The first night trains, since there is no champion; its weekday is the weekly one.
     "RECKONER_TRAIN__WEEKDAY": "5",
-    "RECKONER_SEQUENCES__LOOKBACK_DAYS": "90",
     "RECKONER_SPARK__DRIVER_MEMORY": "1g",
     "RECKONER_SPARK__SHUFFLE_PARTITIONS": "4",
     # Short JVMs never earn back what the optimising compiler costs.
