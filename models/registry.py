@@ -66,9 +66,17 @@ def configure(name: str, **overrides: Any) -> RankerConfig:
     try:
         return config_type(**overrides)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise ValueError(f"{name}: {where} = {first['input']!r}: {first['msg']}") from error
+        raise ValueError(f"{name}: {first_fault(error)}") from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Say in a few words which setting is wrong, or that several do not go together."""
+    first = error.errors()[0]
+    if not first["loc"]:
+        why = first["msg"].removeprefix("Value error, ")
+        return f"these settings do not go together: {why}"
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}={first['input']!r}: {first['msg']}"
 
 
 def build(name: str, num_items: int, **overrides: Any) -> Ranker:

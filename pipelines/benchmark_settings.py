@@ -41,7 +41,9 @@ def split_settings(
         config = ranker_type.config_type(**{k: v for k, v in values.items() if k in own})
         return config, FitConfig(**fit, cpu_seconds=cpu_seconds)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        given = f"{OWN_OPTIONS[key]} " if key in OWN_OPTIONS else f"--set {key}="
-        raise InputError(f"{given}{first['input']!r}: {first['msg']}") from error
+        fault = registry.first_fault(error)
+        key, _, rest = fault.partition("=")
+        if key in OWN_OPTIONS:
+            raise InputError(f"{OWN_OPTIONS[key]} {rest}") from error
+        given = "--set " if error.errors()[0]["loc"] else f"{ranker}: "
+        raise InputError(given + fault) from error

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.fitting import FitConfig
-from models.registry import config_class, configure, names
+from models.registry import config_class, configure, first_fault, names
 from pipelines.errors import InputError
 
 
@@ -137,7 +137,4 @@ def json_or_text(text: str) -> Any:
 
 
 def _first_line(error: ValueError) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{first['loc'][0]} = {first['input']!r}: {first['msg']}"
-    return str(error)
+    return first_fault(error) if isinstance(error, ValidationError) else str(error)

@@ -170,6 +170,10 @@ def test_the_model_never_hears_of_later_items(shop: Path) -> None:
         (["--users-out", "/no/such/folder/x.npz"], "--users-out /no/such/folder/x.npz: folder"),
         (["--validation-only", "--seeds", "3"], "--seeds 3: --validation-only fits one"),
         (["--cpu-seconds", "inf"], "--cpu-seconds inf: Input should be a finite number"),
+        (
+            ["--ranker", "reg4rec", "--set", "codes_from=text"],
+            "reg4rec: these settings do not go together: codes_from=text needs text_vectors=on",
+        ),
         (["--set", "dim=33"], "dim 33 must be a multiple of 2 heads"),
         (["--ranker", "mancar", "--set", "backbone=hstu"], "mancar: these settings do not go"),
         (["--ranker", "last-transition", "--set", "max_length=0"], "--set max_length=0"),
