@@ -93,6 +93,9 @@ def maintain_tables(lake: Lake = None, as_json: Json = False, dry_run: DryRun = 
 def _render_night(result: dict[str, dict[str, dict[str, object]]]) -> str:
     lines = [f"night {result['partition']}"]
     for name, step in result["steps"].items():
-        state = "refused" if "refused" in step else "waits" if "waits_for" in step else "done"
+        if "waits_for" in step:
+            lines.append(f"  {name:<22} waits: {step['waits_for']}")
+            continue
+        state = "refused" if "refused" in step else "done"
         lines.append(f"  {name:<22} {state:<8} {step.get('rows', '')!s:>10} rows")
     return "\n".join(lines)

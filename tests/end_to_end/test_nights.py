@@ -46,6 +46,8 @@ def test_a_night_run_twice_changes_nothing(
     assert foreseen["ingest-events"]["events"] > 0
     for step in ("build-sequences", "train-ranker", "recommend"):
         assert "reckoner " in foreseen[step]["waits_for"]
+    assert command("nightly", "--partition", NIGHT, "--dry-run") == 0
+    assert "build-sequences        waits: the lake" in command.output
     for day in sorted(path.name for path in shop.iterdir())[:-1]:
         assert command("ingest-events", "--partition", day) == 0, command.errors
         assert command("ingest-items", "--partition", day) == 0, command.errors
