@@ -204,7 +204,7 @@ def test_misses_name_the_nearest() -> None:
         registry.build("sasreq", 10)
     with pytest.raises(ValueError, match="nearest: dropout"):
         registry.build("sasrec", 10, dropuot=0.1)
-    with pytest.raises(ValueError, match="dropout=2.0"):
+    with pytest.raises(ValueError, match=r"dropout=2\.0"):
         registry.build("sasrec", 10, dropout=2.0)
     with pytest.raises(ValueError, match="lacks config"):
         registry.from_spec({"name": "sasrec", "num_items": 3})
