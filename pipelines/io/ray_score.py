@@ -21,6 +21,7 @@ from models.kept_memory import keep_freed_memory
 from models.registry import from_spec, to_spec
 from models.sequences import SequenceStore
 from models.text_vectors import TextVectors
+from pipelines.bought import Bought
 from pipelines.histories import COLUMNS, Shard, piece_of
 from pipelines.io.cluster import ray_cluster
 from pipelines.io.lake import Lake
@@ -61,7 +62,7 @@ class Outfit:
     actions: tuple[str, ...]
     shelf: Shelf
     rules: ListRules
-    bought: dict[str, Ints]
+    bought: Bought
     lake_uri: str
     storage_options: dict[str, str]
     ds: str
@@ -74,7 +75,7 @@ def outfit_for(
     actions: tuple[str, ...],
     shelf: Shelf,
     rules: ListRules,
-    bought: dict[str, Ints],
+    bought: Bought,
     lake: Lake,
     ds: str,
     batch_size: int,
@@ -181,8 +182,7 @@ class ScoringActor:
         return Histories(names, store, batch["action"].to_pylist(), self._bought(names))
 
     def _bought(self, users: list[str]) -> list[Ints]:
-        none = np.zeros(0, np.int64)
-        return [self._outfit.bought.get(user, none) for user in users]
+        return [self._outfit.bought.of(user) for user in users]
 
 
 def _tasks(lake: Lake, ds: str, without_history: list[str]) -> list[Task]:

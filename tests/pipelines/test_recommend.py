@@ -111,7 +111,7 @@ def test_masks_apply_before_selection(promoted: Command, tmp_path: Path, monkeyp
 def test_what_was_bought_before_the_lookback_stays_off_the_lists(
     promoted: Command, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("pipelines.users.FOLD_ROWS", 10)
+    monkeypatch.setattr("pipelines.bought.FOLD_ROWS", 10)
     assert promoted("recommend", "--partition", DS) == 0
     first_choices = {user: rows[0]["item_id"] for user, rows in by_user(lists(promoted)).items()}
     lake = Lake(promoted.lake, Run.start("test", DS))
