@@ -89,6 +89,7 @@ LARGE |= {"max_epochs": "100", "patience": "100", "eval_every": "25", "precision
 ALL_ITEMS = {"loss": "ce", "max_epochs": "60", "eval_every": "20"}
 # Where ManCAR gains, and so where its gain is taken apart.
 AMAZON = (TUNING, "amazon2014-sports")
+THOUGHTLESS = {"reasoning_steps": "0", "teach_base": "true"}
 DEEPER, ONE_THOUGHT = {"num_layers": "3"}, {"reasoning_steps": "1"}
 ENTRIES = (
     Entry("popularity", "popularity"),
@@ -116,7 +117,8 @@ ENTRIES = (
     # The same neighbours before the history, and no thoughts.
     Entry("mancar-context", "mancar", {"reasoning_steps": "0"}, DEEPER, AMAZON),
     # The teacher without thoughts, and thoughts without the teacher.
-    Entry("mancar-teacher", "mancar", {"reasoning_steps": "0", "teach_base": "true"}, DEEPER),
+    Entry("mancar-teacher", "mancar", THOUGHTLESS, DEEPER),
+    Entry("mancar-teacher-slow", "mancar", SLOW | THOUGHTLESS, DEEPER, AMAZON),
     Entry("mancar-untaught", "mancar", {"teacher_weight": "0"}, ONE_THOUGHT, AMAZON),
     Entry("igr-sr", "igr-sr", {}, ONE_THOUGHT),
     Entry("sasrec+icsrec", "sasrec", {"auxiliary": "icsrec"}, DEEPER),
