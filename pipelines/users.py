@@ -53,5 +53,6 @@ def find_audience(context: Context) -> Audience:
     everybody = users | active_users(context, Window(first, night)) if filtered else users
     recent = Window(first, night, None if filtered else cut)
     older = Window(BEGINNING, first.back(1), pa.array(sorted(everybody), pa.string()))
-    bought = read_bought(context, sorted(everybody), [recent, older])
+    windows = [] if context.settings.recommend.allow_repeats else [recent, older]
+    bought = read_bought(context, sorted(everybody), windows)
     return Audience(sorted(everybody), sorted(everybody - users), bought)
