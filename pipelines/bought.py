@@ -5,6 +5,7 @@ Shape legend: U users, P distinct (user, item) pairs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Window:
 
     first: Partition
     last: Partition
-    only: pa.Array | pa.ChunkedArray | None = None
+    only: pa.Array | None = None
 
     def batches(self, context: Context, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Stream the rows; what was read is recorded."""
@@ -80,11 +81,13 @@ def read_bought(context: Context, users: list[str], windows: list[Window]) -> Bo
         users: whom to look for.
         windows: what to read.
     """
+    tables = chain.from_iterable(_tables(context, window) for window in windows)
+    head = next(tables, None)
+    if head is None:  # the ordinary night: no index is read
+        return Bought({}, np.zeros(1, np.int64), np.zeros(0, np.int32))
     names = pa.array(users, pa.string())
     index = context.lake.read("item_index", columns=["item_id", "item_idx"])
-    keys = _distinct(
-        _keys(rows, names, index) for window in windows for rows in _tables(context, window)
-    )
+    keys = _distinct(_keys(rows, names, index) for rows in chain([head], tables))
     owners, items = keys >> 32, (keys & 0xFFFFFFFF).astype(np.int32)
     first = np.flatnonzero(_begins(owners))
     row_of = {users[owner]: row for row, owner in enumerate(owners[first].tolist())}

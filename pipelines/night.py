@@ -130,7 +130,7 @@ def _require_deliveries(settings: Settings, nights: list[Partition]) -> None:
     """Look at every night's sources before the first is rebuilt: a range takes hours."""
     from pipelines.ingest.plan import Request, plan_delivery
 
-    _ingest_steps(settings)
+    _ingest_steps(settings)  # says so where no source is set
     faults = {}
     for night in nights:
         try:

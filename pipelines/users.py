@@ -45,14 +45,18 @@ def find_audience(context: Context) -> Audience:
     )
     settings = context.settings.sequences
     filtered = bool(settings.actions or settings.session_gap_minutes)
-    cut = rows.filter(pc.greater_equal(rows["length"], settings.max_length))["user_id"]
+    cut = rows.filter(pc.greater_equal(rows["length"], settings.max_length))[
+        "user_id"
+    ].combine_chunks()
     night = context.partition
     assert night is not None
     first = night.back(settings.lookback_days - 1)
-    users = set(rows["user_id"].to_pylist())
-    everybody = users | active_users(context, Window(first, night)) if filtered else users
+    with_history = set(rows["user_id"].to_pylist())
+    # Filters leave users out, so that the lookback is read for its users and again for pairs.
+    active = active_users(context, Window(first, night)) if filtered else set()
+    users = sorted(with_history | active)
     recent = Window(first, night, None if filtered else cut)
-    older = Window(BEGINNING, first.back(1), pa.array(sorted(everybody), pa.string()))
+    older = Window(BEGINNING, first.back(1), pa.array(users, pa.string()))
     windows = [] if context.settings.recommend.allow_repeats else [recent, older]
-    bought = read_bought(context, sorted(everybody), windows)
-    return Audience(sorted(everybody), sorted(everybody - users), bought)
+    bought = read_bought(context, users, windows)
+    return Audience(users, sorted(active - with_history), bought)

@@ -108,10 +108,7 @@ def test_masks_apply_before_selection(promoted: Command, tmp_path: Path, monkeyp
     assert shown <= {item_name(i) for i in range(6, 36)}
 
 
-def test_what_was_bought_before_the_lookback_stays_off_the_lists(
-    promoted: Command, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr("pipelines.bought.FOLD_ROWS", 10)
+def test_what_was_bought_before_the_lookback_stays_off_the_lists(promoted: Command) -> None:
     assert promoted("recommend", "--partition", DS) == 0
     first_choices = {user: rows[0]["item_id"] for user, rows in by_user(lists(promoted)).items()}
     lake = Lake(promoted.lake, Run.start("test", DS))
